@@ -1,0 +1,2 @@
+//! meshd: the tunnel daemon's command line.
+fn main() {}
