@@ -1,0 +1,185 @@
+//! One direction's session key, and what can be done with it.
+//!
+//! Single packets go to ring. The key lives in one heap block that is overwritten with zeros when it is dropped,
+//! ring's own copy of it included; what ring leaves on the stack while it works is out of our reach.
+
+use core::fmt;
+use core::mem::MaybeUninit;
+
+use ring::aead::{Aad, LessSafeKey, Nonce, UnboundKey, CHACHA20_POLY1305};
+use zeroize::Zeroize;
+
+use crate::TAG_LEN;
+
+/// Why a packet was not opened: too short to hold a tag, or the tag is not that of this text, key and counter.
+/// Deliberately without detail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Invalid;
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not sealed with this key and counter")
+    }
+}
+
+impl std::error::Error for Invalid {}
+
+/// Where one packet's text lies in a shared buffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Packet {
+    /// Offset in bytes of the text's first byte (behind the header).
+    pub at: usize,
+    /// Length in bytes of text and tag together, so at least [`TAG_LEN`].
+    pub len: usize,
+    /// The packet's counter.
+    pub counter: u64,
+    /// Set by [`Key::open_batch`]: whether the first `len - TAG_LEN` bytes are now authentic plaintext.
+    pub valid: bool,
+}
+
+impl Packet {
+    /// A packet of `len` bytes (text and tag) at offset `at`, not yet valid.
+    pub const fn new(at: usize, len: usize, counter: u64) -> Self {
+        Self {
+            at,
+            len,
+            counter,
+            valid: false,
+        }
+    }
+
+    fn text<'a>(&self, buf: &'a mut [u8]) -> Option<&'a mut [u8]> {
+        let end = self.at.checked_add(self.len)?;
+        buf.get_mut(self.at..end)
+            .filter(|text| text.len() >= TAG_LEN)
+    }
+}
+
+/// A session key for one direction. Erased when dropped; prints no secret.
+pub struct Key {
+    /// Boxed, so that moving a `Key` leaves no copy of the secret behind.
+    secret: Box<Secret>,
+}
+
+impl Key {
+    /// Takes the key in. The caller erases its own copy.
+    pub fn new(key: &[u8; 32]) -> Self {
+        Self {
+            secret: Box::new(Secret::new(key)),
+        }
+    }
+
+    /// Seals `buf` in place: plaintext followed by [`TAG_LEN`] bytes of room, which receive the tag.
+    ///
+    /// # Panics
+    /// If `buf` is shorter than [`TAG_LEN`].
+    pub fn seal_in_place(&self, counter: u64, buf: &mut [u8]) {
+        assert!(buf.len() >= TAG_LEN, "no room for the tag");
+        let (text, tag) = buf.split_at_mut(buf.len() - TAG_LEN);
+        match self
+            .secret
+            .ring()
+            .seal_in_place_separate_tag(nonce(counter), Aad::empty(), text)
+        {
+            Ok(sealed) => tag.copy_from_slice(sealed.as_ref()),
+            // Only for texts above 256 GiB. Nothing may leave in clear even then.
+            Err(_) => buf.fill(0),
+        }
+    }
+
+    /// Opens `buf` (ciphertext and tag) in place and returns the length of the plaintext at its start.
+    ///
+    /// # Errors
+    /// [`Invalid`]; what `buf` holds then is unspecified, but never the plaintext.
+    pub fn open_in_place(&self, counter: u64, buf: &mut [u8]) -> Result<usize, Invalid> {
+        match self
+            .secret
+            .ring()
+            .open_in_place(nonce(counter), Aad::empty(), buf)
+        {
+            Ok(text) => Ok(text.len()),
+            Err(_) => Err(Invalid),
+        }
+    }
+
+    /// Seals packets of any and mixed length that lie in one buffer. They must not overlap.
+    ///
+    /// # Panics
+    /// If a packet reaches beyond `buf` or is shorter than [`TAG_LEN`].
+    pub fn seal_batch(&self, buf: &mut [u8], packets: &[Packet]) {
+        for packet in packets {
+            match packet.text(buf) {
+                Some(text) => self.seal_in_place(packet.counter, text),
+                None => panic!("packet outside of its buffer"),
+            }
+        }
+    }
+
+    /// Seals a run of packets at equal distance, as UDP_SEGMENT sends them: every `stride` bytes of `buf` are
+    /// `head` bytes left alone, plaintext, and room for the tag. The last packet may be shorter. Packet `i`
+    /// gets counter `first_counter + i`.
+    ///
+    /// # Panics
+    /// If a packet has no room for `head` and tag.
+    pub fn seal_stride(&self, first_counter: u64, buf: &mut [u8], stride: usize, head: usize) {
+        for (counter, packet) in (first_counter..).zip(buf.chunks_mut(stride)) {
+            self.seal_in_place(counter, &mut packet[head..]);
+        }
+    }
+
+    /// Opens packets of any and mixed length that lie in one buffer and sets [`Packet::valid`] of each. A packet
+    /// that reaches beyond `buf` or is too short is not valid. They must not overlap. What the text of a packet
+    /// that is not valid holds is unspecified, but never the plaintext.
+    pub fn open_batch(&self, buf: &mut [u8], packets: &mut [Packet]) {
+        for packet in packets {
+            packet.valid = match packet.text(buf) {
+                Some(text) => self.open_in_place(packet.counter, text).is_ok(),
+                None => false,
+            };
+        }
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(..)")
+    }
+}
+
+/// WireGuard's nonce: 32 zero bits, then the counter, little endian.
+fn nonce(counter: u64) -> Nonce {
+    let mut bytes = [0; 12];
+    bytes[4..].copy_from_slice(&counter.to_le_bytes());
+    Nonce::assume_unique_for_key(bytes)
+}
+
+/// The key's bytes as ring keeps them. ring doesn't erase them, so the storage is ours to drop.
+struct Secret {
+    /// Always initialised, from `new` until `drop`.
+    ring: MaybeUninit<LessSafeKey>,
+}
+
+impl Secret {
+    fn new(key: &[u8; 32]) -> Self {
+        match UnboundKey::new(&CHACHA20_POLY1305, key) {
+            Ok(unbound) => Self {
+                ring: MaybeUninit::new(LessSafeKey::new(unbound)),
+            },
+            // The length is the only thing ring checks, and the type of `key` fixes it.
+            Err(_) => unreachable!("ring takes every key of 32 bytes"),
+        }
+    }
+
+    fn ring(&self) -> &LessSafeKey {
+        // SAFETY: `new` initialises it, and only `drop` ends that.
+        unsafe { self.ring.assume_init_ref() }
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        // SAFETY: initialised since `new`; nobody can look at it after `drop`.
+        unsafe { self.ring.assume_init_drop() };
+        self.ring.zeroize();
+    }
+}
