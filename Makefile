@@ -1,0 +1,90 @@
+# The verbs of this project, in reading order. CI calls only these.
+#
+#   make demo    set everything up, bring a mesh up on lab hosts of this machine, show it working, take it down
+#   make test    set everything up, run all tests (root brings the real hosts; without root they say why they are left out)
+#   make check   the fast half: lint, types, pure tests; no root, no containers
+#
+# Everything lands in .venv, build and meshd/target; nothing outside the checkout but system packages (.ci/packages).
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+CARGO := cargo
+RUST := --manifest-path meshd/Cargo.toml
+# pytest-xdist would make hosts collide; the tests that need hosts run one after the other.
+PYTEST := $(BIN)/pytest -q
+
+.PHONY: help demo test check setup build lint types unit integration molecule bench wheel lock clean
+
+help:
+	@sed -n '2,6s/^# \{0,1\}//p' Makefile
+	@echo "  others:     $$(sed -n 's/^\.PHONY: help demo test check //p' Makefile)"
+
+demo: build
+	@examples/demo.sh
+
+test: setup-test build check integration molecule
+
+check: setup lint types unit
+
+## ---- set-up ------------------------------------------------------------------------------------------------------
+
+setup: $(VENV)/.stamp build/collections/.stamp
+
+setup-test:
+	@.ci/packages test
+
+$(VENV)/.stamp: requirements-dev.lock pyproject.toml
+	@command -v cargo > /dev/null && python3 -c 'import venv, ensurepip' 2> /dev/null || .ci/packages build
+	@test -x $(BIN)/python || python3 -m venv $(VENV)
+	@echo "setup: installing the Python packages of requirements-dev.lock"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# A checkout offers its roles to Ansible through links; a wheel carries them as a collection.
+build/collections/.stamp: $(VENV)/.stamp meshctl/ansible/link_collection.py
+	@$(BIN)/python meshctl/ansible/link_collection.py build/collections
+	@touch $@
+
+build: setup
+	@meshd/build.sh
+
+## ---- tests -------------------------------------------------------------------------------------------------------
+
+lint: setup
+	@$(BIN)/ruff check meshctl tests roles molecule bench
+	@$(BIN)/ruff format --check meshctl tests
+	@$(CARGO) fmt $(RUST) --all --check
+	@if $(CARGO) clippy --version > /dev/null 2>&1; then \
+	    $(CARGO) clippy $(RUST) --workspace --all-targets --quiet -- -D warnings; \
+	  else echo "lint: cargo clippy is not on this machine, left out"; fi
+
+types: setup
+	@$(BIN)/mypy meshctl
+
+unit: setup
+	@$(CARGO) test $(RUST) --quiet --package meshd-proto --package meshd-aead
+	@$(PYTEST) -n auto tests/core tests/laws tests/test_house.py
+
+integration: build
+	@$(CARGO) test $(RUST) --quiet --package meshd-os --package meshd
+	@$(PYTEST) tests/cli tests/shell tests/lab tests/roles
+
+molecule: build
+	@if [ "$$(id -u)" -eq 0 ]; then molecule/run; else echo "molecule: needs root for its systemd hosts, left out"; fi
+
+## ---- more --------------------------------------------------------------------------------------------------------
+
+bench: build
+	@bench/tunnel --short
+
+wheel: build
+	@$(BIN)/python -m build --wheel --no-isolation --outdir dist
+
+lock:
+	@$(BIN)/pip-compile --quiet --upgrade --extra dev --generate-hashes --strip-extras --no-emit-index-url \
+	    --no-emit-find-links --no-emit-trusted-host --no-emit-options -o requirements-dev.lock pyproject.toml
+
+clean:
+	rm -rf build dist meshd/target $(VENV)
