@@ -1,0 +1,131 @@
+//! rtnetlink: links, addresses, routes, and what happens to links.
+//!
+//! Strategy: one request, its answers, its acknowledgement, on one blocking socket; no cache, no threads, no shelling out.
+//! `wire` builds and reads messages in safe code; the files beside it hold one noun each. Requests carry the kernel's own
+//! explanation in their error where it gives one (NETLINK_EXT_ACK). Whether an object that is already there, or already
+//! gone, is an error is the caller's business: the errno is in the error.
+//!
+//! Source: rtnetlink(7), include/uapi/linux/{netlink,rtnetlink,if_link,if_addr}.h.
+mod address;
+mod events;
+mod link;
+mod route;
+mod wire;
+
+pub use address::IfAddress;
+pub use events::{LinkEvent, LinkEvents};
+pub use link::Link;
+pub use route::{Route, RouteKind, RouteTo, PROTO_BOOT, PROTO_KERNEL, PROTO_STATIC, TABLE_MAIN};
+
+use crate::error::{Context, Error, Result};
+use crate::sys::{self, Zeroed};
+use std::cell::Cell;
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use wire::{Message, Request};
+
+/// Room for the largest message the kernel sends in a dump (it fills at most 32 KiB at a time).
+const BUFFER: usize = 32 << 10;
+
+/// A conversation with the kernel of this thread's network namespace, at the time of opening.
+#[derive(Debug)]
+pub struct Netlink {
+    fd: OwnedFd,
+    sequence: Cell<u32>,
+}
+
+impl Netlink {
+    /// Opens the conversation. It stays with its namespace when the process moves on.
+    pub fn open() -> Result<Self> {
+        let what = || "open a netlink socket";
+        let fd =
+            sys::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE).context(what)?;
+        // Both are refinements older kernels may lack: explanations in errors, and dumps filtered by the kernel.
+        for option in [
+            libc::NETLINK_EXT_ACK,
+            libc::NETLINK_GET_STRICT_CHK,
+            libc::NETLINK_CAP_ACK,
+        ] {
+            let _ = sys::setsockopt(fd.as_fd(), libc::SOL_NETLINK, option, 1i32);
+        }
+        bind(&fd, 0).context(what)?;
+        Ok(Self {
+            fd,
+            sequence: Cell::new(0),
+        })
+    }
+
+    /// Sends a request and hands every answer to `each`, until the kernel's acknowledgement or end of the dump.
+    fn ask(
+        &self,
+        mut request: Request,
+        what: &str,
+        mut each: impl FnMut(Message<'_>),
+    ) -> Result<()> {
+        let sequence = self.sequence.get().wrapping_add(1);
+        self.sequence.set(sequence);
+        let bytes = request.finish(sequence);
+        sys::write(self.fd.as_fd(), bytes).context(|| what)?;
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let n = receive(&self.fd, &mut buffer).context(|| what)?;
+            for message in wire::messages(&buffer[..n]) {
+                // Answers to an earlier request that failed half-way.
+                if message.sequence != sequence {
+                    continue;
+                }
+                match message.kind as libc::c_int {
+                    libc::NLMSG_ERROR | libc::NLMSG_DONE => {
+                        return match message.error() {
+                            None => Ok(()),
+                            Some((errno, reason)) => Err(failure(what, errno, reason)),
+                        };
+                    }
+                    _ => each(message),
+                }
+            }
+        }
+    }
+
+    /// A change that the kernel only acknowledges.
+    fn change(&self, request: Request, what: &str) -> Result<()> {
+        self.ask(request, what, |_| {})
+    }
+}
+
+fn failure(what: &str, errno: i32, reason: Option<&str>) -> Error {
+    let what = match reason {
+        Some(reason) => format!("{what} ({reason})"),
+        None => what.to_owned(),
+    };
+    Error::new(what, io::Error::from_raw_os_error(errno))
+}
+
+fn bind(fd: &OwnedFd, groups: u32) -> io::Result<()> {
+    let mut address = libc::sockaddr_nl::zeroed();
+    address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+    address.nl_groups = groups;
+    let len = mem::size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+    // SAFETY: `address` is live and of the length passed.
+    sys::check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) }).map(drop)
+}
+
+/// One datagram of messages. MSG_TRUNC tells a cut one apart, which must not be taken for the whole.
+fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let n = sys::retry(|| {
+        // SAFETY: the pointer and length describe `buffer`, which is exclusively borrowed.
+        sys::check_len(unsafe {
+            libc::recv(
+                fd.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                libc::MSG_TRUNC,
+            )
+        })
+    })?;
+    if n > buffer.len() {
+        return Err(io::Error::from(io::ErrorKind::InvalidData));
+    }
+    Ok(n)
+}
