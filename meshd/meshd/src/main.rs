@@ -1,2 +1,17 @@
-//! meshd: the tunnel daemon's command line.
-fn main() {}
+//! meshd: a WireGuard-compatible tunnel daemon and the command that talks to it.
+//!
+//! The rooms: `conf` (the language), `reload`, `safe`, `hosts` (pure decisions), `control` (the daemon's one thread that
+//! owns device, timers and sockets), `packet` (the threads that move packets), `cli` (one short function a command).
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod cli;
+mod conf;
+mod digest;
+mod hosts;
+mod reload;
+mod safe;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,0 +1,155 @@
+//! The command line: one short function per command, in a few files by what they need.
+//!
+//! Data goes to stdout, talk to stderr. Every failure is a [`Failure`], which becomes a sentence and an exit code here
+//! and nowhere else.
+
+mod check;
+mod keys;
+mod options;
+
+use std::fmt;
+use std::process::ExitCode;
+
+use options::Options;
+
+const HELP: &str = "\
+meshd: a WireGuard-compatible tunnel daemon
+
+  meshd run NAME                       the daemon, in the foreground
+  meshd start NAME | stop NAME         the same in the background, for hosts without an init
+  meshd bare IFNAME                    a bare device for `wg`, in the foreground
+
+  meshd stage NAME --id H < conf       check and keep a configuration; H is its SHA-256
+  meshd switch NAME --id H --within S  take it live; it goes back by itself after S seconds
+  meshd confirm NAME --id H [--wait S] [--force]
+  meshd rollback NAME                  back to the confirmed configuration
+  meshd remove NAME                    take away the interface and its configuration
+
+  meshd status NAME [--json]           how each link is doing
+  meshd ping NAME [--wait S] [--json]  probe each link now
+  meshd report NAME --json             what is configured, and what is so
+
+  meshd check [--canonical] < conf     say what is wrong with a configuration
+  meshd genkey | pubkey < key          keys in base64
+  meshd version [--json]
+
+Exit codes: 0 done; 1 failed; 3 bad configuration; 4 not running; 5 nothing to confirm.
+Example: meshd status prod
+";
+
+/// How a command ends. Success is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It could not be done.
+    Failed = 1,
+    /// The configuration is wrong.
+    BadConf = 3,
+    /// There is no daemon of that name.
+    NotRunning = 4,
+    /// Nothing, or something else, is there to be confirmed or switched to.
+    NothingToConfirm = 5,
+}
+
+impl Exit {
+    /// From a number received over the control socket; anything unknown is a plain failure.
+    pub fn from_code(code: u8) -> Self {
+        match code {
+            3 => Self::BadConf,
+            4 => Self::NotRunning,
+            5 => Self::NothingToConfirm,
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// Why a command did not do what it was asked: `meshd: WHAT: WHY (HINT)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// What could not be done, or where.
+    pub what: String,
+    /// Why.
+    pub why: String,
+    /// What can be done about it; may be empty.
+    pub hint: String,
+}
+
+impl Failure {
+    /// An ordinary failure (exit 1).
+    pub fn new(what: impl Into<String>, why: impl ToString, hint: impl Into<String>) -> Self {
+        Self {
+            exit: Exit::Failed,
+            what: what.into(),
+            why: why.to_string(),
+            hint: hint.into(),
+        }
+    }
+
+    /// The same with another exit code.
+    pub fn exit(self, exit: Exit) -> Self {
+        Self { exit, ..self }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.why)?;
+        if !self.hint.is_empty() {
+            write!(f, " ({})", self.hint)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a command returns: all its failures, so that a user sees them at once.
+pub type Outcome = Result<(), Vec<Failure>>;
+
+impl From<Failure> for Vec<Failure> {
+    fn from(failure: Failure) -> Self {
+        vec![failure]
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    match Options::parse(lexopt::Parser::from_env())
+        .map_err(Vec::from)
+        .and_then(run)
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failures) => {
+            for failure in &failures {
+                eprintln!("meshd: {failure}");
+            }
+            ExitCode::from(
+                failures
+                    .first()
+                    .map_or(Exit::Failed, |failure| failure.exit) as u8,
+            )
+        }
+    }
+}
+
+fn run(options: Options) -> Outcome {
+    let command = options.command.clone();
+    match command.as_str() {
+        "help" => print(HELP.trim_end()),
+        "version" => keys::version(&options),
+        "genkey" => keys::genkey(&options),
+        "pubkey" => keys::pubkey(&options),
+        "check" => check::check(&options),
+        _ => Err(Failure::new(command, "there is no such command", "see `meshd help`").into()),
+    }
+}
+
+/// Writes a line to stdout. A reader that went away is not a failure of ours.
+pub fn print(line: &str) -> Outcome {
+    use std::io::Write;
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new("stdout", error, "is the disk full?").into())
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,154 @@
+//! The canonical text: the public, comparable form of a configuration (docs/reference/contracts.md §2), the same bytes
+//! from here and from the Python core (`tests/cases/canonical`).
+//!
+//! A [`Section`] writes one `[Name]` with its pairs; the live interface is printed with it too, so that desired and
+//! observed have one shape.
+
+use super::{Conf, PrivateKey, PublicKey, Table};
+
+/// The canonical text of `conf`; the empty text when absent. `file_key` is the public key of a private key that is kept
+/// in a file; without it the line is left out.
+pub fn canonical(conf: Option<&Conf>, file_key: Option<PublicKey>) -> String {
+    let Some(conf) = conf else {
+        return String::new();
+    };
+    let interface = &conf.interface;
+    let public_key = match &interface.private_key {
+        PrivateKey::Inline(secret) => Some(secret.public()),
+        PrivateKey::File(_) => file_key,
+    };
+    let mut text = String::new();
+    let mut section = Section::new(&mut text, "Interface");
+    section.value("Name", interface.name.as_ref());
+    section.value("PublicKey", public_key);
+    section.list("Address", &interface.addresses);
+    section.value(
+        "ListenPort",
+        Some(interface.listen_port).filter(|port| *port != 0),
+    );
+    section.value(
+        "FwMark",
+        Some(interface.fwmark)
+            .filter(|mark| *mark != 0)
+            .map(|mark| format!("{mark:#x}")),
+    );
+    section.value("MTU", interface.mtu);
+    section.value("Table", table(interface.table));
+    section.flag("Relay", interface.relay);
+    section.list("Forward", &interface.forward);
+    let mut hosts: Vec<String> = interface.hosts.iter().map(ToString::to_string).collect();
+    hosts.sort();
+    hosts.dedup();
+    section.each("Host", &hosts);
+    section.flag("KillSwitch", interface.kill_switch);
+    section.list("Routes", &conf.routes());
+
+    let mut peers: Vec<_> = conf.peers.iter().collect();
+    peers.sort_by_key(|peer| peer.public_key);
+    for peer in peers {
+        let mut section = Section::new(&mut text, "Peer");
+        section.value("Name", peer.name.as_ref());
+        section.value("PublicKey", Some(peer.public_key));
+        section.value("NextPublicKey", peer.next_public_key);
+        section.value(
+            "PresharedKey",
+            peer.preshared_key.as_ref().map(|key| key.fingerprint()),
+        );
+        section.list("AllowedIPs", &peer.allowed_ips);
+        section.value("Endpoint", peer.endpoint.as_ref());
+        section.value(
+            "PersistentKeepalive",
+            Some(peer.keepalive).filter(|seconds| *seconds != 0),
+        );
+        section.value("Expires", peer.expires);
+    }
+    text
+}
+
+/// How a table other than `auto` is written.
+pub fn table(table: Table) -> Option<String> {
+    match table {
+        Table::Auto => None,
+        Table::Off => Some("off".to_owned()),
+        Table::Number(number) => Some(number.to_string()),
+    }
+}
+
+/// Writes one section; what has no value is left out.
+pub struct Section<'t> {
+    text: &'t mut String,
+}
+
+impl<'t> Section<'t> {
+    /// Begins `[name]`, one blank line below whatever is there.
+    pub fn new(text: &'t mut String, name: &str) -> Self {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text.push_str(&format!("[{name}]\n"));
+        Self { text }
+    }
+
+    /// One line, if there is a value.
+    pub fn value(&mut self, key: &str, value: Option<impl ToString>) {
+        if let Some(value) = value {
+            self.text
+                .push_str(&format!("{key} = {}\n", value.to_string()));
+        }
+    }
+
+    /// `on`, or nothing.
+    pub fn flag(&mut self, key: &str, on: bool) {
+        self.value(key, on.then_some("on"));
+    }
+
+    /// One line with all values, joined; nothing when there are none.
+    pub fn list(&mut self, key: &str, values: &[impl ToString]) {
+        let joined: Vec<String> = values.iter().map(ToString::to_string).collect();
+        self.value(key, (!joined.is_empty()).then(|| joined.join(", ")));
+    }
+
+    /// One line a value.
+    pub fn each(&mut self, key: &str, values: &[impl ToString]) {
+        for value in values {
+            self.value(key, Some(value.to_string()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::conf::parse;
+
+    /// Every case of the folder that the Python core runs too.
+    #[test]
+    fn shared_cases() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/cases/canonical");
+        let mut cases = 0;
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|e| e != "conf") {
+                continue;
+            }
+            let expected = std::fs::read_to_string(path.with_extension("canonical")).unwrap();
+            let parsed = parse(&std::fs::read(&path).unwrap())
+                .unwrap_or_else(|problems| panic!("{}: {problems:?}", path.display()));
+            assert_eq!(
+                canonical(parsed.conf.as_ref(), None),
+                expected,
+                "{}",
+                path.display()
+            );
+            cases += 1;
+        }
+        assert!(cases >= 8, "only {cases} cases in {}", folder.display());
+    }
+
+    #[test]
+    fn absent_is_empty() {
+        assert_eq!(canonical(None, None), "");
+    }
+}

@@ -1,0 +1,493 @@
+//! Reads the sections of a configuration into [`Conf`], key by key, each with the parser of its value.
+//!
+//! Strategy: a [`Reader`] hands out the pairs of one section by key and remembers what was asked for; whatever nobody
+//! asked for is unknown. A value that can't be read becomes a problem and reading goes on, so that all problems are
+//! reported at once.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use super::key::{PublicKey, Secret};
+use super::lexer::{sections, Pair, RawSection};
+use super::value::{self, Cidr, Endpoint, Fault, HostLine, Parse, Table, UtcTime};
+use super::{Conf, Interface, Parsed, Peer, PrivateKey, Problem};
+
+/// Parses a configuration. `Err` holds every problem, in the order of lines.
+pub fn parse(bytes: &[u8]) -> Result<Parsed, Vec<Problem>> {
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let line = bytes
+            .iter()
+            .take(error.valid_up_to())
+            .filter(|b| **b == b'\n')
+            .count() as u32
+            + 1;
+        let fault = Fault::new(
+            "there are bytes which are not UTF-8",
+            "save the file as UTF-8 text",
+        );
+        vec![Problem {
+            line,
+            key: "text".into(),
+            fault,
+        }]
+    })?;
+    let mut log = Log::default();
+    let sections = sections(text, &mut log.problems);
+    let conf = read_sections(&sections, &mut log);
+    log.problems.sort_by_key(|problem| problem.line);
+    if log.problems.is_empty() {
+        Ok(Parsed {
+            conf,
+            warnings: log.warnings,
+        })
+    } else {
+        Err(log.problems)
+    }
+}
+
+/// What was noticed while reading.
+#[derive(Default)]
+struct Log {
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
+impl Log {
+    fn problem(&mut self, line: u32, key: &str, fault: Fault) {
+        self.problems.push(Problem {
+            line,
+            key: key.to_owned(),
+            fault,
+        });
+    }
+}
+
+fn read_sections(sections: &[RawSection<'_>], log: &mut Log) -> Option<Conf> {
+    let mut interface = None;
+    let mut first_interface = None;
+    let mut peers: Vec<(u32, Peer)> = Vec::new();
+    for section in sections {
+        if section.name.eq_ignore_ascii_case("interface") {
+            match first_interface {
+                None => {
+                    first_interface = Some(section.line);
+                    interface = read_interface(section, log);
+                }
+                Some(line) => log.problem(
+                    section.line,
+                    "[Interface]",
+                    Fault::new(
+                        format!("there is one already in line {line}"),
+                        "keep one [Interface]",
+                    ),
+                ),
+            }
+        } else if section.name.eq_ignore_ascii_case("peer") {
+            peers.extend(read_peer(section, log).map(|peer| (section.line, peer)));
+        } else {
+            let fault = Fault::new(
+                format!("`[{}]` is no known section", section.name),
+                "use [Interface] or [Peer]",
+            );
+            log.problem(section.line, "section", fault);
+        }
+    }
+    if let (None, Some(first)) = (first_interface, sections.first()) {
+        log.problem(
+            first.line,
+            "[Interface]",
+            Fault::new("there is none", "add an [Interface] section"),
+        );
+    }
+    check_peers_apart(&peers, interface.as_ref(), log);
+    let peers = peers.into_iter().map(|(_, peer)| peer).collect();
+    interface.map(|interface| Conf { interface, peers })
+}
+
+/// No two peers share a key or a network, and none is this interface itself.
+fn check_peers_apart(peers: &[(u32, Peer)], interface: Option<&Interface>, log: &mut Log) {
+    let own = interface.and_then(|interface| match &interface.private_key {
+        PrivateKey::Inline(secret) => Some(secret.public()),
+        PrivateKey::File(_) => None,
+    });
+    let mut keys: HashMap<PublicKey, u32> = HashMap::new();
+    let mut networks: HashMap<Cidr, u32> = HashMap::new();
+    for (line, peer) in peers {
+        if own == Some(peer.public_key) {
+            let fault = Fault::new("it is this interface's own key", "remove the peer");
+            log.problem(*line, "PublicKey", fault);
+        }
+        if let Some(other) = keys.insert(peer.public_key, *line) {
+            let fault = Fault::new(
+                format!(
+                    "{} belongs to the peer in line {other} too",
+                    peer.public_key
+                ),
+                "give each key one [Peer]",
+            );
+            log.problem(*line, "PublicKey", fault);
+        }
+        for network in &peer.allowed_ips {
+            if let Some(other) = networks.insert(*network, *line) {
+                let fault = Fault::new(
+                    format!("{network} belongs to the peer in line {other} too"),
+                    "give each network to one peer",
+                );
+                log.problem(*line, "AllowedIPs", fault);
+            }
+        }
+    }
+}
+
+fn read_interface(section: &RawSection<'_>, log: &mut Log) -> Option<Interface> {
+    let mut reader = Reader::new(section, log);
+    let inline = reader.once("PrivateKey", Secret::parse);
+    let file = reader.once("PrivateKeyFile", key_file);
+    let name = reader.once("Name", value::label);
+    let addresses = reader.list("Address", Cidr::parse);
+    let listen_port = reader.once("ListenPort", value::listen_port).unwrap_or(0);
+    let fwmark = reader.once("FwMark", value::fwmark).unwrap_or(0);
+    let mtu = reader.once("MTU", value::mtu);
+    let table = reader.once("Table", Table::parse).unwrap_or_default();
+    let relay = reader.once("Relay", value::switch).unwrap_or(false);
+    let forward = reader.list("Forward", Cidr::parse_network);
+    let hosts = reader.each("Host", HostLine::parse);
+    let kill_switch = reader.once("KillSwitch", value::switch).unwrap_or(false);
+    if let Some(line) = reader.line_of("DNS") {
+        let fault = Fault::new(
+            "meshd leaves the resolver alone",
+            "set it up by hand or remove the line",
+        );
+        reader.log.warnings.push(Problem {
+            line,
+            key: "DNS".into(),
+            fault,
+        });
+    }
+    let private_key = match (inline, file) {
+        (Some(secret), None) => Some(PrivateKey::Inline(secret)),
+        (None, Some(path)) => Some(PrivateKey::File(path)),
+        (Some(_), Some(_)) => {
+            let fault = Fault::new("PrivateKeyFile is there too", "keep one of the two");
+            reader.log.problem(section.line, "PrivateKey", fault);
+            None
+        }
+        (None, None) => {
+            if reader
+                .line_of("PrivateKey")
+                .or(reader.line_of("PrivateKeyFile"))
+                .is_none()
+            {
+                let fault = Fault::new("there is none", "make one with `meshd genkey`");
+                reader.log.problem(section.line, "PrivateKey", fault);
+            }
+            None
+        }
+    };
+    reader.finish();
+    Some(Interface {
+        name,
+        private_key: private_key?,
+        addresses,
+        listen_port,
+        fwmark,
+        mtu,
+        table,
+        relay,
+        forward,
+        hosts,
+        kill_switch,
+    })
+}
+
+fn read_peer(section: &RawSection<'_>, log: &mut Log) -> Option<Peer> {
+    let mut reader = Reader::new(section, log);
+    let public_key = reader.once("PublicKey", PublicKey::parse);
+    if reader.line_of("PublicKey").is_none() {
+        let fault = Fault::new("there is none", "every [Peer] needs its public key");
+        reader.log.problem(section.line, "PublicKey", fault);
+    }
+    let name = reader.once("Name", value::label);
+    let next_public_key = reader.once("NextPublicKey", PublicKey::parse);
+    let preshared_key = reader
+        .once("PresharedKey", Secret::parse)
+        .filter(|key| !key.is_zero());
+    let allowed_ips = reader.list("AllowedIPs", Cidr::parse_network);
+    let endpoint = reader.once("Endpoint", Endpoint::parse);
+    let keepalive = reader
+        .once("PersistentKeepalive", value::keepalive)
+        .unwrap_or(0);
+    let expires = reader.once("Expires", UtcTime::parse);
+    reader.finish();
+    Some(Peer {
+        name,
+        public_key: public_key?,
+        next_public_key,
+        preshared_key,
+        allowed_ips,
+        endpoint,
+        keepalive,
+        expires,
+    })
+}
+
+fn key_file(text: &str) -> Result<PathBuf, Fault> {
+    if text.starts_with('/') {
+        Ok(PathBuf::from(text))
+    } else {
+        Err(Fault::new(
+            format!("`{text}` is not an absolute path"),
+            "begin it with /",
+        ))
+    }
+}
+
+/// wg-quick keys that run programs or rewrite the file; silently ignored they would leak.
+const HOOKS: [&str; 5] = ["PreUp", "PostUp", "PreDown", "PostDown", "SaveConfig"];
+
+/// Hands out the pairs of a section by key.
+struct Reader<'s, 'a, 'l> {
+    section: &'s RawSection<'a>,
+    known: Vec<&'static str>,
+    log: &'l mut Log,
+}
+
+impl<'s, 'a, 'l> Reader<'s, 'a, 'l> {
+    fn new(section: &'s RawSection<'a>, log: &'l mut Log) -> Self {
+        Self {
+            section,
+            known: Vec::new(),
+            log,
+        }
+    }
+
+    /// The line of `key`, if the section has it.
+    fn line_of(&mut self, key: &'static str) -> Option<u32> {
+        self.pairs(key).first().map(|pair| pair.line)
+    }
+
+    /// A key that may stand once.
+    fn once<T>(&mut self, key: &'static str, parse: Parse<T>) -> Option<T> {
+        let pairs = self.pairs(key);
+        for again in pairs.iter().skip(1) {
+            let first = pairs[0].line;
+            let fault = Fault::new(
+                format!("it stands in line {first} already"),
+                "keep one of them",
+            );
+            self.log.problem(again.line, key, fault);
+        }
+        pairs
+            .first()
+            .and_then(|pair| self.read(key, pair.line, pair.value, parse))
+    }
+
+    /// A key that may be repeated, one value a line.
+    fn each<T>(&mut self, key: &'static str, parse: Parse<T>) -> Vec<T> {
+        self.pairs(key)
+            .iter()
+            .filter_map(|pair| self.read(key, pair.line, pair.value, parse))
+            .collect()
+    }
+
+    /// A key that may be repeated, each a comma-separated list; sorted, without duplicates. An empty value is an empty
+    /// list, as `wg` writes it.
+    fn list<T: Ord>(&mut self, key: &'static str, parse: Parse<T>) -> Vec<T> {
+        let mut values: Vec<T> = Vec::new();
+        for pair in self.pairs(key) {
+            if !pair.value.is_empty() {
+                let items = pair.value.split(',').map(str::trim);
+                values.extend(items.filter_map(|item| self.read(key, pair.line, item, parse)));
+            }
+        }
+        values.sort();
+        values.dedup();
+        values
+    }
+
+    /// Everything nobody asked for is unknown.
+    fn finish(self) {
+        for pair in &self.section.pairs {
+            let is = |known: &&str| known.eq_ignore_ascii_case(pair.key);
+            if self.known.iter().any(|known| is(known)) {
+                continue;
+            }
+            let fault = if HOOKS.iter().any(|hook| is(hook)) {
+                Fault::new("meshd runs no hooks", "remove the line")
+            } else {
+                Fault::new(
+                    format!("`{}` is no known key here", pair.key),
+                    nearest(pair.key, &self.known),
+                )
+            };
+            self.log.problem(pair.line, pair.key, fault);
+        }
+    }
+
+    fn pairs(&mut self, key: &'static str) -> Vec<Pair<'a>> {
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
+        self.section
+            .pairs
+            .iter()
+            .filter(|pair| pair.key.eq_ignore_ascii_case(key))
+            .copied()
+            .collect()
+    }
+
+    fn read<T>(&mut self, key: &str, line: u32, value: &str, parse: Parse<T>) -> Option<T> {
+        parse(value)
+            .map_err(|fault| self.log.problem(line, key, fault))
+            .ok()
+    }
+}
+
+/// A hint naming the known key closest to `wrong`, or what to do when none is close.
+fn nearest(wrong: &str, known: &[&str]) -> String {
+    let distance = |known: &&&str| edits(&wrong.to_ascii_lowercase(), &known.to_ascii_lowercase());
+    match known.iter().min_by_key(distance) {
+        Some(best) if distance(&best) <= 3 => format!("did you mean {best}?"),
+        _ => "remove the line".to_owned(),
+    }
+}
+
+/// Levenshtein's distance, in bytes.
+fn edits(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
+    const PEER: &str = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
+
+    fn problems(text: &str) -> Vec<String> {
+        parse(text.as_bytes())
+            .unwrap_err()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    fn conf(text: &str) -> Conf {
+        parse(text.as_bytes()).unwrap().conf.unwrap()
+    }
+
+    #[test]
+    fn nothing_means_absent() {
+        for text in ["", "\n\n", "# a comment\n  # another"] {
+            assert_eq!(
+                parse(text.as_bytes()),
+                Ok(Parsed {
+                    conf: None,
+                    warnings: vec![]
+                }),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn plain_wg_quick_file() {
+        let text = format!(
+            "[interface]\r\nprivatekey={KEY}\r\nADDRESS = 10.0.0.1/24, fd00::1/64\r\nDNS = 1.1.1.1 # here\r\n\
+             [PEER]\r\nPublicKey = {PEER}\r\nAllowedIPs = 10.0.0.2, 10.0.0.2/32\r\nAllowedIPs=10.9.8.7/8\r\n"
+        );
+        let parsed = parse(text.as_bytes()).unwrap();
+        assert_eq!(parsed.warnings.len(), 1);
+        let conf = parsed.conf.unwrap();
+        assert_eq!(conf.interface.addresses.len(), 2);
+        let allowed: Vec<String> = conf.peers[0]
+            .allowed_ips
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(allowed, ["10.0.0.0/8", "10.0.0.2/32"]);
+    }
+
+    #[test]
+    fn every_problem_is_reported_with_line_and_hint() {
+        let text = format!(
+            "MTU = 1420\n[Interface]\nPrivateKey = nonsense\nAdress = 10.0.0.1\nMTU = 100\nPostUp = reboot\n\
+             [Peer]\nAllowedIPs = 10.0.0.0/40, x\n[Peer]\nPublicKey = {PEER}\nPublicKey = {PEER}\n[Bear]\nwords\n[open\n"
+        );
+        assert_eq!(
+            problems(&text),
+            [
+                "line 1, MTU: it stands before the first section (put [Interface] above it)",
+                "line 3, PrivateKey: the text is not a key (a key is 32 bytes in base64: 43 characters and `=`)",
+                "line 4, Adress: `Adress` is no known key here (did you mean Address?)",
+                "line 5, MTU: `100` is out of range (use a number from 1280 to 65455)",
+                "line 6, PostUp: meshd runs no hooks (remove the line)",
+                "line 7, PublicKey: there is none (every [Peer] needs its public key)",
+                "line 8, AllowedIPs: `10.0.0.0/40` has no valid prefix length (use a length from 0 to 32)",
+                "line 8, AllowedIPs: `x` is not an address (write it as 10.0.0.1/24 or fd00::1/64)",
+                "line 11, PublicKey: it stands in line 10 already (keep one of them)",
+                "line 12, section: `[Bear]` is no known section (use [Interface] or [Peer])",
+                "line 13, text: this is no `Key = value` (remove the line or put # before it)",
+                "line 14, section: the heading is not closed (write [Interface] or [Peer])",
+            ]
+        );
+    }
+
+    #[test]
+    fn peers_are_apart() {
+        let own = Secret::parse(KEY).unwrap().public();
+        let text = format!(
+            "[Interface]\nPrivateKey = {KEY}\n[Peer]\nPublicKey = {PEER}\nAllowedIPs = 10.0.0.2\n\
+             [Peer]\nPublicKey = {PEER}\nAllowedIPs = 10.0.0.2\n[Peer]\nPublicKey = {own}\n[Interface]\n"
+        );
+        assert_eq!(problems(&text).len(), 4, "{:?}", problems(&text));
+    }
+
+    #[test]
+    fn interface_is_needed_and_holds_one_key() {
+        assert!(problems(&format!("[Peer]\nPublicKey = {PEER}\n"))[0]
+            .contains("[Interface]: there is none"));
+        assert!(problems("[Interface]\n")[0].contains("PrivateKey: there is none"));
+        assert_eq!(
+            problems(&format!(
+                "[Interface]\nPrivateKey = {KEY}\nPrivateKeyFile = /k\n"
+            ))
+            .len(),
+            1
+        );
+        assert_eq!(problems("[Interface]\nPrivateKeyFile = k\n").len(), 1);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_name_their_line() {
+        let found = parse(b"[Interface]\n\xff\n").unwrap_err();
+        assert_eq!(found[0].line, 2);
+    }
+
+    #[test]
+    fn routes_leave_to_the_kernel_what_it_routes() {
+        let conf = conf(&format!(
+            "[Interface]\nPrivateKey = {KEY}\nAddress = 10.0.0.1/24, 10.5.0.1/32, fd00::1/64\n[Peer]\nPublicKey = {PEER}\n\
+             AllowedIPs = 10.0.0.2/32, 10.5.0.1/32, 10.0.0.0/16, fd00::2/128, fd01::/64\n"
+        ));
+        let routes: Vec<String> = conf.routes().iter().map(ToString::to_string).collect();
+        assert_eq!(routes, ["10.0.0.0/16", "10.5.0.1/32", "fd01::/64"]);
+    }
+
+    #[test]
+    fn edits_count() {
+        assert_eq!(edits("adress", "address"), 1);
+        assert_eq!(edits("", "abc"), 3);
+        assert_eq!(edits("kitten", "sitting"), 3);
+    }
+}
