@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from .peers import Daemon
 
@@ -66,9 +65,8 @@ class Pair:
         self, end: int, argv: Sequence[str | Path], *, check: bool = True, **kw: object
     ) -> subprocess.CompletedProcess[str]:
         """Runs a command inside end 0 or 1 and returns it completed, output captured."""
-        return subprocess.run(  # type: ignore[call-overload,no-any-return]
-            ["ip", "netns", "exec", self.ends[end], *map(str, argv)], capture_output=True, text=True, check=check, **kw
-        )
+        argv = ["ip", "netns", "exec", self.ends[end], *map(str, argv)]
+        return subprocess.run(argv, capture_output=True, text=True, check=check)
 
     def spawn(self, end: int, argv: Sequence[str | Path], env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Starts a command inside an end; it is ended with the pair."""
@@ -184,6 +182,10 @@ class Pair:
 
 def _ip(*argv: str) -> None:
     subprocess.run(["ip", *argv], check=True, capture_output=True)
+
+
+def _wg(verb: str, given: str = "") -> str:
+    return subprocess.run(["wg", verb], input=given, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _key(seed: int) -> str:
