@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from .pair import Pair
 
@@ -26,12 +27,12 @@ class Figure:
     once: bool = False
 
 
-def _iperf(pair: Pair, seconds: int, *options: str) -> dict[str, object]:
+def _iperf(pair: Pair, seconds: int, *options: str) -> dict[str, Any]:
     server = pair.spawn(1, ["iperf3", "-s", "-1", "-p", "5999"])
     _wait_listening(pair, 5999)
     done = pair.run(0, ["iperf3", "-J", "-c", pair.far, "-p", "5999", "-t", str(seconds), *options])
     server.wait(5)
-    return json.loads(done.stdout)["end"]  # type: ignore[no-any-return]
+    return json.loads(done.stdout)["end"]
 
 
 def _wait_listening(pair: Pair, port: int) -> None:
@@ -47,7 +48,7 @@ def _tcp(name: str, *options: str) -> Callable[[Pair, int], Values]:
         before = pair.usage()
         received = _iperf(pair, seconds, *options)["sum_received"]
         after = pair.usage()
-        volume = float(received["bytes"]) / GB  # type: ignore[index]
+        volume = received["bytes"] / GB
         values = {
             f"{name}_gbit": volume * 8 / float(received["seconds"]),
             f"{name}_machine_s_per_gb": (after.machine - before.machine) / volume,
@@ -66,8 +67,8 @@ def _udp(size: int) -> Callable[[Pair, int], Values]:
         end = _iperf(pair, seconds, "-u", "-b", "0", "-l", str(size))
         after = pair.usage()
         got = end["sum_received"]
-        packets = float(got["packets"]) - float(got["lost_packets"])  # type: ignore[index]
-        values = {f"udp{size}_kpps": packets / float(got["seconds"]) / 1000}  # type: ignore[index]
+        packets = got["packets"] - got["lost_packets"]
+        values = {f"udp{size}_kpps": packets / got["seconds"] / 1000}
         if pair.processes and packets:
             values[f"udp{size}_cpu_us"] = (after.cpu - before.cpu) * 1e6 / packets
         return values
