@@ -52,7 +52,7 @@ def _tcp(name: str, *options: str) -> Callable[[Pair, int], Values]:
         values = {
             f"{name}_gbit": volume * 8 / float(received["seconds"]),
             f"{name}_machine_s_per_gb": (after.machine - before.machine) / volume,
-        }  # type: ignore[index]
+        }
         if pair.processes:
             values[f"{name}_cpu_s_per_gb"] = (after.cpu - before.cpu) / volume
             values[f"{name}_rss_mib"] = after.rss / 2 / 2**20
