@@ -1,0 +1,320 @@
+"""parse: a tree becomes a Spec, or every problem of the file at once.
+
+First the shape: language.py checks words and single values; what is wrong there is reported, taken out and left
+behind, so that one bad value doesn't hide the next. Then the rules that need two places of the file. Nothing is
+repaired silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from meshctl.core import ip, names, tree
+from meshctl.core.errors import Invalid, Problem, Where
+from meshctl.core.spec import Full, HostSpec, Hub, LabSpec, Lines, Links, Spec
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+    from meshctl.core.language import Host, MeshFile
+
+Path = Sequence[str | int]
+
+
+def parse(document: tree.Tree, file: str) -> Spec:
+    """The Spec that this document describes. Invalid holds every problem, each with line, column and hint."""
+    return _Parser(document, file).spec()
+
+
+class _Parser:
+    def __init__(self, document: tree.Tree, file: str) -> None:
+        self.file = file
+        self.tree, twice = tree.flatten(document, file)
+        self.problems: list[Problem] = list(twice)
+
+    def spec(self) -> Spec:
+        if not isinstance(self.tree, tree.Map):
+            self._add((), "this file is not a mesh", "start it with mesh: NAME and hosts:", "type")
+            raise Invalid(self.problems)
+        declared = self._names()
+        words = self._words(tree.plain(self.tree))
+        if words is None:
+            raise Invalid(self.problems)
+        hosts = {name: self._host(name, host, words) for name, host in sorted(words.hosts.items())}
+        networks = tuple(words.network or ())
+        groups = {g for h in hosts.values() for g in h.groups}
+        self._check_networks(networks)
+        self._check_groups(hosts, declared)
+        self._check_lans(hosts, networks)
+        self._check_addresses(hosts, networks)
+        links = self._links(words, declared, groups)
+        lab = self._lab(words, declared)
+        if self.problems:
+            raise Invalid(self.problems)
+        return Spec(words.mesh, self._where(("mesh",)), hosts, ip.sort_nets(networks), links, lab)
+
+    # the shape
+
+    def _words(self, data: object) -> MeshFile | None:
+        from pydantic import ValidationError  # noqa: PLC0415 - see language.py
+
+        from meshctl.core.language import MeshFile  # noqa: PLC0415
+
+        # each round takes at least one faulty value out, so this ends
+        while True:
+            try:
+                return MeshFile.model_validate(data)
+            except ValidationError as error:
+                found = error.errors(include_url=False)
+            for detail in found:
+                self._report(detail)
+            # every one is taken out before the answer is read
+            judged = [_take_out(data, path) for path in sorted({_fault_path(d, data) for d in found})]
+            if not all(judged):
+                return None
+
+    def _report(self, detail: ErrorDetails) -> None:
+        from meshctl.core.language import NOT_YET  # noqa: PLC0415
+
+        path, kind, context = detail["loc"], detail["type"], detail.get("ctx", {})
+        word = str(path[-1]) if path else ""
+        value = detail.get("input")
+        match kind:
+            case "extra_forbidden" if word in NOT_YET:
+                what = f"{word} is a word of the language that this version of meshctl doesn't carry out yet"
+                self._add(path, what, f"take it out; {NOT_YET[word]}", "not-yet", key=True)
+            case "extra_forbidden":
+                known = _known_words(path)
+                hint = names.did_you_mean(word, known) or f"known here: {', '.join(known)}"
+                self._add(path, f"unknown word {word}", hint, "unknown-word", key=True)
+            case "missing":
+                hint = {
+                    "mesh": "add mesh: NAME",
+                    "hosts": "add hosts: with a line NAME: user@host for each",
+                    "ssh": "add ssh: user@host.example.com",
+                }.get(word, f"add {word}:")
+                self._add(path[:-1], f"{word} is missing", hint, "missing", key=True)
+            case "int_type" | "int_from_float" | "int_parsing":
+                self._add(path, f"{word} is a whole number, not {_shown(value)}", f"write it as {word}: 1420", "type")
+            case "greater_than_equal" | "less_than_equal":
+                low, high = (1280, 65455) if word == "mtu" else (1, 65535)
+                self._add(path, f"{word} is from {low} to {high}, not {_shown(value)}", f"write {word}: {low}", "range")
+            case "bool_type" | "bool_parsing":
+                self._add(path, f"{word} is true or false, not {_shown(value)}", f"write {word}: true", "type")
+            case "string_type":
+                self._add(path, f"{word} is a text, not {_shown(value)}", f'write {word}: "…"', "type")
+            case "model_type" | "dict_type" | "model_attributes_type":
+                self._add(path, f"{word} is a mapping, not {_shown(value)}", f"write {word}: {{word: value}}", "type")
+            case "literal_error":
+                hint = f"write {context.get('expected', '')}".replace("'", "")
+                self._add(path, f"{word} can't be {_shown(value)}", hint, "type")
+            case "too_short":
+                self._add(path, f"{word} is empty", f"name at least one, or take {word} out", "missing")
+            case _:
+                what = str(context.get("what", detail["msg"]))
+                hint = context.get("hint") or "meshctl schema describes every word"
+                self._add(path, what, hint, kind, key=path[-1:] == ("[key]",))
+
+    def _host(self, name: str, host: Host, words: MeshFile) -> HostSpec:
+        """A host's words, else those of `defaults:`, else those of the whole file."""
+        base = words.defaults
+        return HostSpec(
+            name=name,
+            ssh=host.ssh,
+            where=self._where(("hosts", name), key=True),
+            nat=_first(host.nat, base and base.nat, False),
+            endpoint=host.endpoint,
+            lan=ip.sort_nets(host.lan or ()),
+            groups=frozenset(_first(host.groups, base and base.groups, [])),
+            owner=_first(host.owner, base and base.owner, None),
+            note=_first(host.note, base and base.note, None),
+            at=_first(host.at, base and base.at, None),
+            port=_first(host.port, base and base.port, words.port),
+            mtu=_first(host.mtu, base and base.mtu, words.mtu),
+            addresses=tuple(host.address or ()),
+        )
+
+    # the rules between two places
+
+    def _names(self) -> frozenset[str]:
+        """Every host the file declares, faulty ones too, so that a link to one of those isn't a second problem."""
+        hosts = self.tree.get("hosts") if isinstance(self.tree, tree.Map) else None
+        if hosts is None or not isinstance(hosts.value, tree.Map):
+            return frozenset()
+        if not hosts.value.entries:
+            self._add(("hosts",), "there is no host", "add a line NAME: user@host", "missing", key=True)
+        return frozenset(e.key.text for e in hosts.value.entries)
+
+    def _check_networks(self, networks: Sequence[ip.Net]) -> None:
+        for i, net in enumerate(networks):
+            path = ("network", i)
+            if any(net.version == other.version for other in networks[:i]):
+                hint = "keep one network for each IP version"
+                self._add(path, f"a second IPv{net.version} network: {net}", hint, "network")
+            room = net.max_prefixlen - net.prefixlen
+            if room < 2:
+                self._add(path, f"{net} has no room for hosts", f"write {net.network_address}/24", "network")
+            if not net.is_private and not _carrier_grade(net):
+                hint = "take a private one, like 10.77.0.0/16 or fd12:3456:789a::/64"
+                self._add(path, f"{net} belongs to the internet", hint, "network")
+            elif net.is_loopback or net.is_link_local or net.is_multicast or net.is_unspecified:
+                hint = "take a private one, like 10.77.0.0/16 or fd12:3456:789a::/64"
+                self._add(path, f"{net} has a meaning of its own on every host", hint, "network")
+
+    def _check_groups(self, hosts: dict[str, HostSpec], declared: frozenset[str]) -> None:
+        for name, host in hosts.items():
+            for group in sorted(host.groups & declared):
+                path = ("hosts", name, "groups")
+                self._add(path, f"{group} is a host, so it can't be a group too", "rename the group", "duplicate")
+
+    def _check_lans(self, hosts: dict[str, HostSpec], networks: Iterable[ip.Net]) -> None:
+        lans = [(name, net) for name, host in hosts.items() for net in host.lan]
+        for name, net in lans:
+            path = ("hosts", name, "lan")
+            if net.prefixlen == 0:
+                self._add(path, f"lan {net} is the whole internet", "name the network behind this host", "cidr")
+            elif net.is_loopback or net.is_link_local or net.is_multicast:
+                hint = "name the network behind this host, like 192.168.20.0/24"
+                self._add(path, f"lan {net} never leaves a host", hint, "cidr")
+            for own in networks:
+                if ip.overlap(net, own):
+                    hint = "choose another network: for the mesh"
+                    self._add(path, f"lan {net} overlaps the mesh's own network {own}", hint, "overlap")
+        for (a, left), (b, right) in combinations(lans, 2):
+            if ip.overlap(left, right):
+                first = self._where(("hosts", a, "lan")).line
+                what = f"lan {right} of {b} overlaps lan {left} of {a} (line {first})"
+                hint = "give each network to one host" if a != b else "name each network once"
+                self._add(("hosts", b, "lan"), what, hint, "overlap")
+
+    def _check_addresses(self, hosts: dict[str, HostSpec], networks: Sequence[ip.Net]) -> None:
+        taken: dict[ip.Addr, str] = {}
+        for name, host in hosts.items():
+            for i, addr in enumerate(host.addresses):
+                path = ("hosts", name, "address", i)
+                nets = [n for n in networks if n.version == addr.version]
+                if not networks:
+                    hint = "add network: with the network it belongs to"
+                    self._add(path, f"{addr} needs a network of your own choice", hint, "address")
+                elif not nets or addr not in nets[0]:
+                    hint = f"the mesh's network is {', '.join(map(str, networks))}"
+                    self._add(path, f"{addr} is not in the mesh's network", hint, "address")
+                elif addr == nets[0].network_address or (addr.version == 4 and addr == nets[0].broadcast_address):
+                    self._add(path, f"{addr} is no host's address in {nets[0]}", "take the next one", "address")
+                elif any(a.version == addr.version for a in host.addresses[:i]):
+                    self._add(path, f"a second IPv{addr.version} address: {addr}", "keep one", "address")
+                elif addr in taken:
+                    self._add(path, f"{addr} is the address of {taken[addr]} too", "give it to one host", "duplicate")
+                taken.setdefault(addr, name)
+
+    def _links(self, words: MeshFile, declared: frozenset[str], groups: set[str]) -> Links:
+        if isinstance(words.links, str):
+            return Full()
+        if isinstance(words.links, list):
+            for i, sides in enumerate(words.links):
+                for side in sides:
+                    self._known(side, ("links", i), declared, declared | groups | {names.ANY})
+                if sides[0] == sides[1] and sides[0] in declared:
+                    self._add(("links", i), f"{sides[0]} is linked with itself", "name another host", "self-link")
+            return Lines(tuple(words.links))
+        for i, hub in enumerate(words.links.hub):
+            self._known(hub, ("links", "hub", i), declared, declared)
+            if hub in words.links.hub[:i]:
+                self._add(("links", "hub", i), f"hub {hub} is named twice", "name it once", "duplicate")
+        return Hub(tuple(words.links.hub))
+
+    def _lab(self, words: MeshFile, declared: frozenset[str]) -> LabSpec:
+        if words.lab is None:
+            return LabSpec()
+        for name in words.lab.hosts:
+            self._known(name, ("lab", "hosts", name), declared, declared, key=True)
+        if words.lab.loss > 1:
+            self._add(("lab", "loss"), "more than all packets can't be lost", "write a loss of at most 100%", "range")
+        behind = {name: host.behind == "nat" for name, host in sorted(words.lab.hosts.items())}
+        return LabSpec(words.lab.latency, words.lab.loss, behind)
+
+    def _known(self, name: str, path: Path, hosts: frozenset[str], known: frozenset[str], *, key: bool = False) -> bool:
+        if name in known:
+            return True
+        nouns = "host" if known == hosts else "host or group"
+        hint = names.did_you_mean(name, known) or f"declared: {', '.join(sorted(known - {names.ANY})[:12])}"
+        self._add(path, f"there is no {nouns} {name}", hint, "unknown-name", key=key)
+        return False
+
+    # where
+
+    def _where(self, path: Path, *, key: bool = False) -> Where:
+        return tree.locate(self.tree, path, self.file, key=key)
+
+    def _add(self, path: Path, what: str, hint: str, code: str, *, key: bool = False) -> None:
+        problem = Problem(what, self._where(path, key=key), hint, code)
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+
+def _first(*values: Any) -> Any:  # noqa: ANN401 - the types are those of the words it chooses from
+    return next((v for v in values if v is not None), None)
+
+
+def _carrier_grade(net: ip.Net) -> bool:
+    """100.64.0.0/10 (RFC 6598): not private by Python's table, in use for overlays all the same."""
+    return ip.inside(net, ip.parse_net("100.64.0.0/10"))
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    return "nothing" if value is None else repr(value) if isinstance(value, str) else str(value).lower()
+
+
+def _known_words(path: Path) -> list[str]:
+    from meshctl.core import language  # noqa: PLC0415
+
+    model: type[language.Words] = language.MeshFile
+    match tuple(path):
+        case ("hosts", _, _):
+            model = language.Host
+        case ("defaults", _):
+            model = language.Defaults
+        case ("links", *_):
+            model = language.HubWords
+        case ("lab", "hosts", _, _):
+            model = language.LabHost
+        case ("lab", _):
+            model = language.Lab
+    return sorted(model.model_fields)
+
+
+def _fault_path(detail: ErrorDetails, data: object) -> tuple[str, ...]:
+    """The path in `data` of what must be taken out so that the rest can be judged.
+
+    It ends above the first list: all faults of a list are found in one round, and indices keep pointing at the tree.
+    """
+    path = [step for step in detail["loc"] if step != "[key]"]
+    # a host without a good ssh: goes as a whole, else it would be missing in the next round
+    if len(path) > 1 and (detail["type"] == "missing" or path[-1] == "ssh"):
+        path = path[:-1]
+    real: list[str] = []
+    for step in path:
+        if isinstance(data, dict) and isinstance(step, str) and (step in data or path == ["mesh"]):
+            data = data.get(step)
+            real.append(step)
+    return tuple(real)
+
+
+def _take_out(data: object, path: tuple[str, ...]) -> bool:
+    """Takes the value at `path` out; False when the file can't be judged without it."""
+    if path in ((), ("hosts",)):
+        return False
+    place: Any = data
+    for step in path[:-1]:
+        place = place.get(step, {})
+    if path == ("mesh",):
+        place["mesh"] = "unnamed"  # never seen: a problem was reported, so no Spec is made
+    else:
+        place.pop(path[-1], None)
+    return True

@@ -1,0 +1,115 @@
+"""Spec: what mesh.yaml says, in types that can't be wrong.
+
+Everything here was checked by parse.py, the one door; later stages ask nothing again. Hosts are kept by name, so that
+their order in the file means nothing. What isn't written is None or empty: defaults that depend on other stages (port,
+addresses, endpoint) are filled in by mesh.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from meshctl.core.errors import Where
+from meshctl.core.ip import Addr, Net
+
+Pair = tuple[str, str]
+"""Two host names in alphabetical order."""
+
+
+def pair(a: str, b: str) -> Pair:
+    return (a, b) if a < b else (b, a)
+
+
+@dataclass(frozen=True, slots=True)
+class SshAddress:
+    """`[user@]host[:port]` as the user wrote it; `host` may be an alias of ssh_config."""
+
+    host: str
+    user: str | None = None
+    port: int | None = None
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return (f"{self.user}@" if self.user else "") + host + (f":{self.port}" if self.port else "")
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointWords:
+    """`endpoint:` of a host; without a port it is the host's own listen port."""
+
+    host: str
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """`at:` of a host: the place it shares with others, and the address it has there (else its SSH host name)."""
+
+    place: str
+    endpoint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostSpec:
+    name: str
+    ssh: SshAddress
+    where: Where
+    nat: bool = False
+    endpoint: EndpointWords | None = None
+    lan: tuple[Net, ...] = ()
+    groups: frozenset[str] = frozenset()
+    owner: str | None = None
+    note: str | None = None
+    at: At | None = None
+    port: int | None = None
+    mtu: int | None = None
+    addresses: tuple[Addr, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """Everybody is linked with everybody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """Every host is linked with each hub; traffic between the others goes through the first one."""
+
+    hubs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """The links as written; a side is a host, a group or `*`."""
+
+    lines: tuple[tuple[str, str], ...]
+
+
+Links = Full | Hub | Lines
+
+
+@dataclass(frozen=True, slots=True)
+class LabSpec:
+    """The simulated internet of `meshctl lab`: one-way latency in milliseconds, loss as a fraction of 1."""
+
+    latency_ms: float = 0.0
+    loss: float = 0.0
+    behind_nat: Mapping[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """`networks` is what the user chose, at most one of each IP version, or empty: derived from the name."""
+
+    mesh: str
+    where: Where
+    hosts: Mapping[str, HostSpec]
+    networks: tuple[Net, ...] = ()
+    links: Links = Full()
+    lab: LabSpec = LabSpec()
+
+    def groups(self) -> dict[str, frozenset[str]]:
+        """The members of each group."""
+        names = sorted({g for h in self.hosts.values() for g in h.groups})
+        return {g: frozenset(n for n, h in self.hosts.items() if g in h.groups) for g in names}
