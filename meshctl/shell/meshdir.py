@@ -1,0 +1,145 @@
+"""The folder of a mesh: mesh.yaml, mesh.lock and mesh.keys beside it, and the run lock.
+
+Strategy: a file is written whole or not at all (temporary file beside it, fsync, rename, fsync of the folder). A file
+of another name has a lock and keys of its own name: prod.yaml, prod.lock, prod.keys. The run lock is an flock on a
+file that says who holds it; the kernel frees it however the holder ends.
+
+What it does not do: understand any of the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from meshctl.core.errors import Failed, Invalid, Problem, Where
+
+DEFAULT = Path("mesh.yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class MeshDir:
+    """The paths of one mesh. `yaml` is kept as the user wrote it, for messages."""
+
+    yaml: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.yaml.with_suffix(".lock")
+
+    @property
+    def keys(self) -> Path:
+        return self.yaml.with_suffix(".keys")
+
+    @property
+    def run_lock(self) -> Path:
+        return self.yaml.with_name(f".{self.yaml.stem}.run")
+
+
+def find(path: Path | None) -> MeshDir:
+    """The mesh of this file, or of ./mesh.yaml; a folder means the mesh.yaml in it. Invalid when there is none."""
+    chosen = path or DEFAULT
+    if chosen.is_dir():
+        chosen = chosen / DEFAULT
+    if not chosen.is_file():
+        where = Where(str(chosen))
+        raise Invalid(
+            [Problem("there is no such file", where, "make one with meshctl init, or name the file", "missing")]
+        )
+    return MeshDir(chosen)
+
+
+def write(path: Path, text: str | bytes, *, mode: int = 0o644) -> None:
+    """Replace a file atomically and durably; nobody ever sees half of it. Failed when the folder doesn't let us."""
+    data = text.encode() if isinstance(text, str) else text
+    temporary = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        temporary = None
+        sync_folder(path.parent)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise Failed(f"can't write {path}: {why}", "look at the folder's permissions and free space") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in this folder durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def run_lock(mesh: MeshDir) -> Iterator[None]:
+    """Hold the run lock. Failed, saying who holds it, when another run does."""
+    handle = _locked(mesh.run_lock)
+    try:
+        holder = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        os.ftruncate(handle, 0)
+        os.write(handle, json.dumps(holder).encode())
+        yield
+    finally:
+        mesh.run_lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked(path: Path) -> int:
+    """An open, locked descriptor of the file that `path` names (not of one that its holder has just removed)."""
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise Failed(f"can't make the run lock {path}: {why}", "meshctl writes beside mesh.yaml") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _same_file(handle, path):
+                return handle
+        except BlockingIOError:
+            said = os.read(handle, 4096)
+            os.close(handle)
+            raise Failed(
+                f"another run holds the run lock: {_holder(said)}",
+                "wait until it has ended, then run this again",
+                "run-lock",
+            ) from None
+        os.close(handle)
+
+
+def _same_file(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _holder(said: bytes) -> str:
+    try:
+        holder = json.loads(said)
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "it has just begun"

@@ -1,0 +1,133 @@
+"""YAML text becomes core's tree: values that remember where they were written.
+
+Strategy: ruamel.yaml's composer (YAML 1.2, so `no` is a word) gives nodes with marks; this file turns them into Scalar,
+Seq and Map. Aliases are expanded here; recursive ones, and documents that expand beyond all reason, are refused. Keys
+written twice and merge keys stay in the tree: core/tree.py reports and resolves them.
+
+What it does not do: know any word of mesh.yaml, or write YAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meshctl.core.errors import Invalid, Problem, Where
+from meshctl.core.tree import Entry, Map, Scalar, Seq, Tree
+
+if TYPE_CHECKING:
+    from ruamel.yaml.error import MarkedYAMLError
+    from ruamel.yaml.nodes import Node
+
+_MOST_NODES = 200_000  # a mesh of 1000 hosts has about 10,000
+_TAG = "tag:yaml.org,2002:"
+
+
+def read(path: Path, shown: str) -> Tree:
+    """The tree of a file; `shown` is how messages call it. Raises Invalid when it can't be read or isn't YAML."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        what = f"can't read it: {(error.strerror or str(error)).lower()}"
+        raise Invalid([Problem(what, Where(shown), code="unreadable")]) from error
+    return parse(text, shown)
+
+
+def parse(text: bytes, shown: str) -> Tree:
+    """The tree of YAML text. An empty document is a null at 1:1."""
+    # imported here: 50 ms that `meshctl --help` should not pay
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        decoded = text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = text.count(b"\n", 0, error.start) + 1
+        problem = Problem("this is not UTF-8 text", Where(shown, line, 1), "save the file as UTF-8", "yaml")
+        raise Invalid([problem]) from error
+    try:
+        node = YAML(typ="rt", pure=True).compose(decoded)
+    except MarkedYAMLError as error:
+        raise Invalid([_syntax(error, shown)]) from error
+    except YAMLError as error:
+        what = str(error).splitlines()[0].rstrip(".")
+        raise Invalid([Problem(what, Where(shown), code="yaml")]) from error
+    return Scalar(None, "", 1, 1) if node is None else _Reader(shown).tree(node)
+
+
+def _syntax(error: MarkedYAMLError, shown: str) -> Problem:
+    """The parser's complaint at its place: the place of the problem, else where the construct began."""
+    mark = error.problem_mark or error.context_mark
+    what = " ".join(filter(None, [error.context, error.problem])) or "this is not YAML"
+    hint = "indent with spaces" if "'\\t'" in what else None
+    return Problem(what, Where(shown, mark.line + 1, mark.column + 1) if mark else Where(shown), hint, "yaml")
+
+
+class _Reader:
+    def __init__(self, shown: str) -> None:
+        self._shown = shown
+        self._open: set[int] = set()
+        self._count = 0
+
+    def tree(self, node: Node) -> Tree:
+        line, column = node.start_mark.line + 1, node.start_mark.column + 1
+        self._count += 1
+        if self._count > _MOST_NODES:
+            raise self._invalid(line, column, "the aliases expand beyond reason", "use fewer aliases")
+        if not isinstance(node.value, list):
+            return self._scalar(node, line, column)
+        if id(node) in self._open:
+            raise self._invalid(line, column, "an alias leads back into itself", "delete the alias")
+        self._open.add(id(node))
+        try:
+            if not str(node.tag or _TAG).startswith(_TAG):
+                raise self._invalid(line, column, f"the tag {node.tag} is not known here", "delete it")
+            if node.value and isinstance(node.value[0], tuple):
+                return Map(tuple(self._entry(key, value) for key, value in node.value), line, column)
+            if str(node.tag).endswith(":map"):
+                return Map((), line, column)
+            return Seq(tuple(self.tree(item) for item in node.value), line, column)
+        finally:
+            self._open.discard(id(node))
+
+    def _entry(self, key: Node, value: Node) -> Entry:
+        at = self.tree(key)
+        if not isinstance(at, Scalar):
+            raise self._invalid(at.line, at.column, "a key is a word, not a list or a mapping", "write KEY: value")
+        return Entry(at, self.tree(value))
+
+    def _scalar(self, node: Node, line: int, column: int) -> Scalar:
+        kind, text = str(node.tag).removeprefix(_TAG), str(node.value)
+        if kind.startswith("!"):
+            raise self._invalid(line, column, f"the tag {kind} is not known here", "delete it")
+        make = _VALUES.get(kind, str)
+        try:
+            return Scalar(make(text), text, line, column)
+        except ValueError:
+            return Scalar(text, text, line, column)
+
+    def _invalid(self, line: int, column: int, what: str, hint: str) -> Invalid:
+        return Invalid([Problem(what, Where(self._shown, line, column), hint, "yaml")])
+
+
+def _int(text: str) -> int:
+    """YAML 1.2 core schema, 10.3.2: decimal, 0o and 0x."""
+    plain = text.replace("_", "")
+    return int(plain, 0) if plain[:2] in ("0o", "0x") else int(plain, 10)
+
+
+def _bool(text: str) -> bool:
+    return text.lower() == "true"
+
+
+def _null(_: str) -> None:
+    return None
+
+
+_VALUES: dict[str, Callable[[str], str | int | float | bool | None]] = {
+    "int": _int,
+    "float": lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
+    "bool": _bool,
+    "null": _null,
+}

@@ -1,0 +1,79 @@
+"""YAML as core's tree: YAML 1.2's values, places that count from 1, and every fault at its place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from meshctl.core.errors import Invalid
+from meshctl.core.tree import Map, Scalar, flatten, plain
+from meshctl.shell.yamlfile import parse
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", None),
+        ("no: on", {"no": "on"}),
+        (
+            "a: [true, False, ~, null, 1, -2, 0x10, 0o14, 014, 1.5, .inf]",
+            [True, False, None, None, 1, -2, 16, 12, 14, 1.5],
+        ),
+        ("a: 2001-01-01", "2001-01-01"),
+        ("a: 1:30", "1:30"),
+        ("a: '1'", "1"),
+        ("a: &x {k: 1}\nb: {<<: *x, z: 2}", {"a": {"k": 1}, "b": {"k": 1, "z": 2}}),
+        ("a: {}\nb: []", {"a": {}, "b": []}),
+    ],
+)
+def test_values_are_yaml_1_2s(text: str, value: Any) -> None:
+    got = plain(flatten(parse(text.encode(), "f"), "f")[0])
+    if isinstance(got, dict) and not isinstance(value, dict):
+        got = got["a"][:-1] if isinstance(value, list) else got["a"]
+    assert got == value
+
+
+def test_places_count_from_1() -> None:
+    tree = parse(b"mesh: prod\nhosts:\n  a: root@a\n", "f")
+    assert isinstance(tree, Map)
+    hosts = tree.entries[1].value
+    assert isinstance(hosts, Map)
+    assert hosts.entries[0].key == Scalar("a", "a", 3, 3)
+    assert (hosts.entries[0].value.line, hosts.entries[0].value.column) == (3, 6)
+
+
+def test_a_key_written_twice_is_still_there() -> None:
+    tree = parse(b"a: 1\na: 2", "f")
+    assert isinstance(tree, Map)
+    assert [e.key.line for e in tree.entries] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "word"),
+    [
+        (b"a: [1\nb: 2", "f:2:2", "expected ','"),
+        (b"\ta: 1", "f:1:1", "cannot start any token"),
+        (b"a: &a [*a]", "f:1:4", "leads back into itself"),
+        (b"a: !foo 1", "f:1:4", "tag !foo"),
+        (b"a: !foo [1]", "f:1:4", "tag !foo"),
+        (b"? [a]\n: 1", "f:1:3", "a key is a word"),
+        (b"--- 1\n--- 2", "f:2:1", "another document"),
+        (b"a: b\n\xff", "f:2:1", "not UTF-8"),
+        (b"a: *nope", "f:1:4", "undefined alias"),
+        (b"a: \0", "f", "special characters"),
+    ],
+)
+def test_a_fault_is_told_at_its_place(text: bytes, place: str, word: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        parse(text, "f")
+    (problem,) = caught.value.problems
+    assert str(problem.where) == place
+    assert word in problem.what
+
+
+def test_a_bomb_of_aliases_is_refused() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+    with pytest.raises(Invalid, match="beyond reason"):
+        parse("\n".join(lines).encode(), "f")
