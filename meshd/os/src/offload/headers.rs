@@ -1,0 +1,128 @@
+//! Where the IP header ends and what comes behind it.
+//!
+//! Source: RFC 791, RFC 8200 §4 (extension headers), RFC 4302 (AH's length).
+
+/// ICMP for IPv4.
+pub const ICMP: u8 = 1;
+/// TCP.
+pub const TCP: u8 = 6;
+/// UDP.
+pub const UDP: u8 = 17;
+/// ICMP for IPv6.
+pub const ICMPV6: u8 = 58;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION: u8 = 60;
+
+/// What an IP packet is, as far as its headers are whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers {
+    /// IPv4 and not IPv6.
+    pub ipv4: bool,
+    /// Where the upper protocol's header starts.
+    pub upper: usize,
+    /// The upper protocol's number (that of an unknown extension header when one is in the way).
+    pub protocol: u8,
+    /// It is a fragment: of the first one `upper` is right, of the others nothing is known behind the IP header.
+    pub fragment: bool,
+    /// Nothing lies between the fixed IP header and the upper one: no options, no extension headers.
+    pub plain: bool,
+}
+
+impl Headers {
+    /// Reads the headers of `packet`, which is exactly one IP packet (see [`packet_len`]). `None` when they are broken.
+    pub fn read(packet: &[u8]) -> Option<Self> {
+        match packet.first()? >> 4 {
+            4 => Self::read_v4(packet),
+            6 => Self::read_v6(packet),
+            _ => None,
+        }
+    }
+
+    fn read_v4(packet: &[u8]) -> Option<Self> {
+        let header = packet.get(..20)?;
+        let upper = usize::from(header[0] & 15) * 4;
+        if upper < 20 || upper > packet.len() {
+            return None;
+        }
+        // More fragments, or an offset.
+        let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;
+        Some(Self {
+            ipv4: true,
+            upper,
+            protocol: header[9],
+            fragment,
+            plain: upper == 20,
+        })
+    }
+
+    fn read_v6(packet: &[u8]) -> Option<Self> {
+        let mut protocol = *packet.get(6)?;
+        let mut upper = 40;
+        let mut fragment = false;
+        if packet.len() < upper {
+            return None;
+        }
+        // Every extension header is at least eight bytes: the walk ends with the packet.
+        loop {
+            let len = match protocol {
+                HOP_BY_HOP | ROUTING | DESTINATION => {
+                    (usize::from(*packet.get(upper + 1)?) + 1) * 8
+                }
+                AUTHENTICATION => (usize::from(*packet.get(upper + 1)?) + 2) * 4,
+                FRAGMENT => {
+                    fragment = true;
+                    let offset =
+                        u16::from_be_bytes([*packet.get(upper + 2)?, *packet.get(upper + 3)?]) >> 3;
+                    if offset != 0 {
+                        // The rest is the middle of something.
+                        break;
+                    }
+                    8
+                }
+                _ => break,
+            };
+            protocol = *packet.get(upper)?;
+            upper += len;
+            if upper > packet.len() {
+                return None;
+            }
+        }
+        Some(Self {
+            ipv4: false,
+            upper,
+            protocol,
+            fragment,
+            plain: upper == 40 && !fragment,
+        })
+    }
+
+    /// Where source and destination address lie.
+    pub fn addresses(&self) -> std::ops::Range<usize> {
+        if self.ipv4 {
+            12..20
+        } else {
+            8..40
+        }
+    }
+}
+
+/// The length that an IP packet's own header gives, when that is at least its header and at most `bytes.len()`: what lies
+/// behind is padding.
+pub fn packet_len(bytes: &[u8]) -> Option<usize> {
+    let word = |at: usize| {
+        Some(usize::from(u16::from_be_bytes([
+            *bytes.get(at)?,
+            *bytes.get(at + 1)?,
+        ])))
+    };
+    let (len, least) = match bytes.first()? >> 4 {
+        4 => (word(2)?, 20),
+        6 => (word(4)? + 40, 40),
+        _ => return None,
+    };
+    (least <= len && len <= bytes.len()).then_some(len)
+}
