@@ -1,0 +1,1 @@
+//! Tests of allowed_ips.rs.

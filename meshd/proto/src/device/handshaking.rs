@@ -1,0 +1,319 @@
+//! Messages 1, 2 and cookie replies, in and out (paper sections 5.4 and 6; kernel receive.c and send.c).
+//!
+//! The order of checks is the defence: mac1 before anything, the cookie before any public key operation when under
+//! load, the whole message before any state is touched. What fails is dropped in silence.
+
+use core::sync::atomic::Ordering;
+use core::time::Duration;
+
+use super::{Device, UNDER_LOAD_FOR, UNDER_LOAD_QUEUE};
+use crate::cookie::Verdict;
+use crate::crypto;
+use crate::endpoint::Endpoint;
+use crate::handshake::{Introduced, Pending, Proven};
+use crate::messages::{self, CookieReply, Handshake, Initiation, Response};
+use crate::messages::{INITIATIONS_PER_SECOND, REKEY_TIMEOUT, REKEY_TIMEOUT_JITTER};
+use crate::outputs::{Datagram, Event};
+use crate::session::Session;
+use crate::status::Trouble;
+use crate::time::Time;
+use crate::timers::Timer;
+use crate::Context;
+
+/// Initiations of one peer that come faster than this are dropped.
+const INITIATION_INTERVAL: Duration =
+    Duration::from_nanos(1_000_000_000 / INITIATIONS_PER_SECOND as u64);
+/// After so many answers that were not used we say so.
+const SUSPICIOUS_ANSWERS: u32 = 2;
+
+impl Device {
+    /// Takes a handshake message or cookie reply ([`crate::Kind::Handshake`]) in. `waiting` is how many more wait behind
+    /// it: above [`messages::MAX_QUEUED_HANDSHAKES`]` / 8` we are under load and ask for cookies.
+    pub fn receive(
+        &mut self,
+        ctx: &mut Context<'_>,
+        datagram: &[u8],
+        from: Endpoint,
+        waiting: usize,
+    ) {
+        if !self.up {
+            return;
+        }
+        match messages::parse_handshake(datagram) {
+            None => {}
+            Some(Handshake::CookieReply(message)) => self.consume_cookie(ctx, &message),
+            Some(Handshake::Initiation(message))
+                if self.admit(ctx, datagram, message.sender, from, waiting) =>
+            {
+                self.consume_initiation(ctx, &message, from);
+            }
+            Some(Handshake::Response(message))
+                if self.admit(ctx, datagram, message.sender, from, waiting) =>
+            {
+                self.consume_response(ctx, &message, from);
+            }
+            Some(Handshake::Initiation(_) | Handshake::Response(_)) => {}
+        }
+        self.publish();
+    }
+
+    /// Checks the MACs; answers with a cookie if one is missing. Whether to go on.
+    fn admit(
+        &mut self,
+        ctx: &mut Context<'_>,
+        message: &[u8],
+        sender: u32,
+        from: Endpoint,
+        waiting: usize,
+    ) -> bool {
+        let under_load = self.is_under_load(ctx.now, waiting);
+        let Some(checker) = &mut self.checker else {
+            return false;
+        };
+        let limiter = under_load.then_some(&mut self.limiter);
+        match checker.check(message, from.remote, limiter, ctx.now) {
+            Verdict::Pass => true,
+            Verdict::Drop => false,
+            Verdict::NeedsCookie => {
+                let reply = checker.reply(message, sender, from.remote, ctx.now, ctx.random);
+                ctx.out.datagrams.extend(reply.map(|bytes| Datagram {
+                    to: from,
+                    bytes: bytes.to_vec(),
+                }));
+                false
+            }
+        }
+    }
+
+    fn is_under_load(&mut self, now: Time, waiting: usize) -> bool {
+        if waiting >= UNDER_LOAD_QUEUE {
+            self.under_load_at = Some(now);
+        }
+        self.under_load_at
+            .is_some_and(|at| !at.expired(now, UNDER_LOAD_FOR))
+    }
+
+    /// Starts a handshake with a peer, unless one was started less than 5 s ago: then it is put off until it may be.
+    /// `retry` is false when a packet asks for it.
+    pub(super) fn initiate(&mut self, slot: u32, ctx: &mut Context<'_>, retry: bool) {
+        let now = ctx.now;
+        let index = self.new_index(ctx.random);
+        let Some(identity) = self.identity.as_ref().filter(|_| self.up) else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(slot as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        if !retry {
+            peer.retries = 0;
+        }
+        let Some(endpoint) = peer.shared.endpoint() else {
+            peer.shared.handshaking.store(false, Ordering::SeqCst);
+            self.trouble(slot, now, Trouble::NoEndpoint);
+            return;
+        };
+        let ready = peer
+            .last_handshake_sent
+            .map(|last| last.after(REKEY_TIMEOUT));
+        if let Some(ready) = ready.filter(|ready| *ready > now) {
+            if !self.timers.is_set(slot, Timer::Retransmit) {
+                peer.deferred = true;
+                peer.shared.handshaking.store(true, Ordering::SeqCst);
+                self.timers.set(slot, Timer::Retransmit, ready);
+            }
+            return;
+        }
+        let key = *peer.shared.public_key();
+        let timestamp = self.stamper.stamp(ctx.wall);
+        let initiated = peer.static_static(identity).and_then(|static_static| {
+            let ephemeral = crypto::generate(ctx.random);
+            Pending::initiate(identity, (&key, static_static), ephemeral, index, timestamp).ok()
+        });
+        let Some((pending, mut message)) = initiated else {
+            self.trouble(slot, now, Trouble::WeakKey);
+            return;
+        };
+        if let Some(former) = peer.pending.replace(pending) {
+            self.indices.remove(&former.local_index);
+        }
+        self.indices.insert(index, slot);
+        peer.maker.stamp(&mut message, now);
+        peer.last_handshake_sent = Some(now);
+        peer.attempts = peer.attempts.saturating_add(1);
+        peer.deferred = false;
+        peer.shared.handshaking.store(true, Ordering::SeqCst);
+        // An initiation is not data: it starts no timer that somebody would have to be woken for.
+        let _ = peer.shared.sent(now, message.len(), false);
+        let jitter = crypto::random_below(ctx.random, REKEY_TIMEOUT_JITTER.as_nanos() as u64);
+        let retransmit = now.after(REKEY_TIMEOUT + Duration::from_nanos(jitter));
+        self.timers.set(slot, Timer::Retransmit, retransmit);
+        ctx.out.datagrams.push(Datagram {
+            to: endpoint,
+            bytes: message.to_vec(),
+        });
+    }
+
+    /// Message 1 of a peer: answer it.
+    fn consume_initiation(
+        &mut self,
+        ctx: &mut Context<'_>,
+        message: &Initiation<'_>,
+        from: Endpoint,
+    ) {
+        let Some(identity) = &self.identity else {
+            return;
+        };
+        let Ok(introduced) = Introduced::read(identity, message) else {
+            return;
+        };
+        let Some(&slot) = self.by_key.get(&introduced.peer) else {
+            ctx.out.events.push(Event::UnknownPeer(introduced.peer));
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(slot as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        let Some(static_static) = peer.static_static(identity) else {
+            return;
+        };
+        let Ok(proven) = introduced.prove(static_static, message) else {
+            return;
+        };
+        if proven.timestamp <= peer.latest_timestamp {
+            self.trouble(slot, ctx.now, Trouble::StaleTimestamp);
+            return;
+        }
+        let flood = peer
+            .last_initiation_consumed
+            .is_some_and(|last| !last.expired(ctx.now, INITIATION_INTERVAL));
+        if flood {
+            return;
+        }
+        peer.latest_timestamp = proven.timestamp;
+        peer.last_initiation_consumed = Some(ctx.now);
+        self.respond(slot, ctx, proven, message, from);
+    }
+
+    /// Message 2 to a peer whose message 1 is authentic and new.
+    fn respond(
+        &mut self,
+        slot: u32,
+        ctx: &mut Context<'_>,
+        proven: Proven,
+        message: &Initiation<'_>,
+        from: Endpoint,
+    ) {
+        let now = ctx.now;
+        let index = self.new_index(ctx.random);
+        let ephemeral = crypto::generate(ctx.random);
+        let Some(peer) = self.state_mut(slot) else {
+            return;
+        };
+        let indices = (index, message.sender);
+        let Ok((keys, mut response)) = proven.respond(&peer.preshared_key, &ephemeral, indices)
+        else {
+            return;
+        };
+        peer.shared.endpoint.set(Some(from));
+        peer.maker.stamp(&mut response, now);
+        peer.last_handshake_sent = Some(now);
+        // Neither is data, see `initiate`.
+        let _ = peer.shared.received(now, messages::INITIATION_LEN, false);
+        let _ = peer.shared.sent(now, response.len(), false);
+        let unused = peer.keypairs.next.is_some();
+        peer.unused_answers = if unused {
+            peer.unused_answers.saturating_add(1)
+        } else {
+            0
+        };
+        let unused_answers = peer.unused_answers;
+        if unused_answers >= SUSPICIOUS_ANSWERS {
+            self.trouble(slot, now, Trouble::AnswerUnused(unused_answers));
+        }
+        self.install(slot, Session::new(&keys, indices, false, now), now);
+        self.arm_persistent(slot, now);
+        ctx.out.datagrams.push(Datagram {
+            to: from,
+            bytes: response.to_vec(),
+        });
+    }
+
+    /// Message 2 of a peer: the session is there.
+    fn consume_response(&mut self, ctx: &mut Context<'_>, message: &Response<'_>, from: Endpoint) {
+        let now = ctx.now;
+        let (Some(identity), Some(&slot)) = (&self.identity, self.indices.get(&message.receiver))
+        else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(slot as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        let Some(pending) = peer
+            .pending
+            .take_if(|pending| pending.local_index == message.receiver)
+        else {
+            return;
+        };
+        let Ok(keys) = pending.finish(identity, &peer.preshared_key, message) else {
+            // It may be forged: the true answer can still come.
+            peer.pending = Some(pending);
+            self.trouble(slot, now, Trouble::PresharedKeyMismatch);
+            return;
+        };
+        peer.shared.endpoint.set(Some(from));
+        let _ = peer.shared.received(now, messages::RESPONSE_LEN, false);
+        self.install(
+            slot,
+            Session::new(&keys, (message.receiver, message.sender), true, now),
+            now,
+        );
+        self.complete(slot, ctx);
+        // The responder may not send before it has heard from us (kernel `wg_packet_send_keepalive`).
+        self.send_keepalive(slot, ctx);
+    }
+
+    /// A cookie for our last message to a peer. Says nothing about where the peer is, so the endpoint stays; nothing is
+    /// sent now either: the next retry carries it.
+    fn consume_cookie(&mut self, ctx: &mut Context<'_>, message: &CookieReply<'_>) {
+        let Some(&slot) = self.indices.get(&message.receiver) else {
+            return;
+        };
+        let consumed = self
+            .state_mut(slot)
+            .is_some_and(|peer| peer.maker.consume(message, ctx.now));
+        if consumed {
+            self.trouble(slot, ctx.now, Trouble::CookieDemanded);
+        }
+    }
+
+    /// A session is in use: end the handshake and send what has waited (kernel `wg_timers_handshake_complete`).
+    pub(super) fn complete(&mut self, slot: u32, ctx: &mut Context<'_>) {
+        self.stop_handshake(slot);
+        let Some(peer) = self.state_mut(slot) else {
+            return;
+        };
+        peer.unused_answers = 0;
+        peer.trouble = None;
+        peer.last_handshake = Some((ctx.wall, ctx.now));
+        peer.shared.rx.last_minute.store(false, Ordering::Relaxed);
+        self.arm_persistent(slot, ctx.now);
+        self.event(slot, ctx, Event::Established);
+    }
+
+    /// Forgets an initiation under way. Clears the flag that keeps packet threads from asking, so this comes before
+    /// staged packets are taken.
+    pub(super) fn stop_handshake(&mut self, slot: u32) {
+        self.timers.cancel(slot, Timer::Retransmit);
+        let Some(peer) = self.state_mut(slot) else {
+            return;
+        };
+        peer.retries = 0;
+        peer.attempts = 0;
+        peer.deferred = false;
+        peer.shared.handshaking.store(false, Ordering::SeqCst);
+        if let Some(pending) = peer.pending.take() {
+            // After a response the index belongs to the session and `pending` was taken before.
+            self.indices.remove(&pending.local_index);
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! The control plane: one object that owns all peers, handshakes, cookies and timers of an interface.
+//!
+//! Strategy: every method takes the world as a [`Context`] (time, randomness, a sink for results), does what the
+//! paper says, and publishes a new [`crate::Table`] for the packet threads if anything they see has changed. It must
+//! be published before the datagrams of the same call are sent, and it is. One thread owns it; there is no lock in it.
+//!
+//! The daemon's loop: wait until [`Device::next_timeout`], an eventfd rung for [`crate::Wake::Yes`], or a handshake
+//! datagram; then call [`Device::tick`], [`Device::attend`] or [`Device::receive`]; then send
+//! [`crate::Outputs::datagrams`]. When nothing happens there is no deadline and the thread sleeps for good.
+//!
+//! Files: `config.rs` what the user sets; `handshaking.rs` messages 1, 2 and cookies; `timing.rs` what follows from time
+//! and from the packet threads' signals.
+
+mod config;
+mod handshaking;
+mod timing;
+
+pub use config::{NoSuchPeer, Upsert};
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use core::net::SocketAddr;
+use core::sync::atomic::Ordering;
+use core::time::Duration;
+
+use crate::allowed_ips::{AllowedIps, Cidr};
+use crate::cookie::{Checker, Maker};
+use crate::crypto::{self, Random, Secret};
+use crate::handshake::{Identity, Pending};
+use crate::keypairs::{Dropped, Keypairs};
+use crate::keys::{PresharedKey, PrivateKey, PublicKey};
+use crate::limiter::Limiter;
+use crate::messages::{MAX_QUEUED_HANDSHAKES, REJECT_AFTER_TIME};
+use crate::outputs::Event;
+use crate::peer::Peer;
+use crate::status::{PeerStatus, Trouble};
+use crate::table::{Published, Reader, Receiver, Route, Table};
+use crate::time::{Stamper, Tai64n, Time, WallTime};
+use crate::timers::{Timer, Timers};
+use crate::wake::Bell;
+use crate::{Context, Session};
+
+/// Key material is erased this long after the last new session (paper section 6.3).
+const ZERO_KEYS_AFTER: Duration = Duration::from_secs(3 * REJECT_AFTER_TIME.as_secs());
+/// We are under load when this many handshakes wait (kernel `wg_receive_handshake_packet`: an eighth of the queue).
+const UNDER_LOAD_QUEUE: usize = MAX_QUEUED_HANDSHAKES / 8;
+/// And stay so for this long after.
+const UNDER_LOAD_FOR: Duration = Duration::from_secs(1);
+
+/// A WireGuard interface without its sockets.
+pub struct Device {
+    identity: Option<Identity>,
+    checker: Option<Checker>,
+    limiter: Limiter,
+    under_load_at: Option<Time>,
+    stamper: Stamper,
+    up: bool,
+    mtu: usize,
+    /// By slot. A slot is used again after its peer was removed.
+    peers: Vec<Option<PeerState>>,
+    by_key: BTreeMap<PublicKey, u32>,
+    /// Whose handshake or session each of our indices is.
+    indices: BTreeMap<u32, u32>,
+    next_serial: u64,
+    allowed_ips: AllowedIps,
+    timers: Timers,
+    bell: Arc<Bell>,
+    table: Table,
+    published: Arc<Published>,
+    changed: Changed,
+}
+
+/// What must be published.
+#[derive(Debug, Default)]
+struct Changed {
+    table: bool,
+    allowed_ips: bool,
+    /// Inside [`Device::transaction`].
+    held: bool,
+}
+
+/// The control thread's half of a peer.
+struct PeerState {
+    shared: Arc<Peer>,
+    /// Peers are listed in the order they were added.
+    serial: u64,
+    preshared_key: PresharedKey,
+    /// The remote address of [`Device::set_endpoint`]; roaming doesn't change it.
+    configured_endpoint: Option<SocketAddr>,
+    /// DH of our static key and the peer's, computed when first needed; the inner `None` is a weak key.
+    static_static: Option<Option<Secret>>,
+    allowed_ips: Vec<Cidr>,
+    /// Persistent keepalive in seconds; 0 is off.
+    keepalive: u16,
+    maker: Maker,
+    pending: Option<Pending>,
+    keypairs: Keypairs,
+    /// The greatest timestamp of the peer's initiations.
+    latest_timestamp: Tai64n,
+    last_initiation_consumed: Option<Time>,
+    last_handshake_sent: Option<Time>,
+    /// Retries since a packet last asked for a session (kernel `timer_handshake_attempts`).
+    retries: u32,
+    /// Initiations sent since the last session or give-up.
+    attempts: u32,
+    /// An initiation was asked for too soon after the last; the retransmit timer stands for it.
+    deferred: bool,
+    /// Sessions we answered for that were replaced before they were used.
+    unused_answers: u32,
+    last_handshake: Option<(WallTime, Time)>,
+    trouble: Option<Trouble>,
+}
+
+impl PeerState {
+    fn new(shared: Peer, serial: u64) -> Self {
+        Self {
+            maker: Maker::new(shared.public_key()),
+            shared: Arc::new(shared),
+            serial,
+            preshared_key: PresharedKey::default(),
+            configured_endpoint: None,
+            static_static: None,
+            allowed_ips: Vec::new(),
+            keepalive: 0,
+            pending: None,
+            keypairs: Keypairs::default(),
+            latest_timestamp: Tai64n::ZERO,
+            last_initiation_consumed: None,
+            last_handshake_sent: None,
+            retries: 0,
+            attempts: 0,
+            deferred: false,
+            unused_answers: 0,
+            last_handshake: None,
+            trouble: None,
+        }
+    }
+
+    /// The cached DH of both static keys.
+    fn static_static(&mut self, identity: &Identity) -> Option<&Secret> {
+        let public_key = *self.shared.public_key();
+        self.static_static
+            .get_or_insert_with(|| crypto::dh(&identity.private, &public_key))
+            .as_ref()
+    }
+
+    fn status(&self, now: Time) -> PeerStatus {
+        let moment = |nanos: u64| (nanos != 0).then_some(Time(nanos));
+        let shared = &self.shared;
+        PeerStatus {
+            public_key: *shared.public_key(),
+            preshared_key: self.preshared_key.clone(),
+            endpoint: shared.endpoint(),
+            configured_endpoint: self.configured_endpoint,
+            allowed_ips: self.allowed_ips.clone(),
+            keepalive: self.keepalive,
+            rx_bytes: shared.rx.bytes.load(Ordering::Relaxed),
+            tx_bytes: shared.tx.bytes.load(Ordering::Relaxed),
+            last_handshake: self.last_handshake.map(|(wall, _)| wall),
+            last_handshake_at: self.last_handshake.map(|(_, at)| at),
+            last_received: moment(shared.rx.last.load(Ordering::Relaxed)),
+            last_sent: moment(shared.tx.last.load(Ordering::Relaxed)),
+            connected: self.keypairs.sending(now).is_some(),
+            attempts: self.attempts,
+            trouble: self.trouble,
+        }
+    }
+}
+
+impl Device {
+    /// A device without key and peers, whose link is down. `high_water` is the greatest timestamp a former process has
+    /// used ([`Device::timestamp_high_water`]), or [`Tai64n::ZERO`].
+    pub fn new(high_water: Tai64n) -> Self {
+        Self {
+            identity: None,
+            checker: None,
+            limiter: Limiter::default(),
+            under_load_at: None,
+            stamper: Stamper::new(high_water),
+            up: false,
+            mtu: 1420,
+            peers: Vec::new(),
+            by_key: BTreeMap::new(),
+            indices: BTreeMap::new(),
+            next_serial: 0,
+            allowed_ips: AllowedIps::default(),
+            timers: Timers::default(),
+            bell: Arc::default(),
+            table: Table::default(),
+            published: Arc::default(),
+            changed: Changed::default(),
+        }
+    }
+
+    /// A packet thread's access to the published table.
+    pub fn reader(&self) -> Reader {
+        Reader::new(Arc::clone(&self.published))
+    }
+
+    /// The greatest timestamp used so far: to be written to disk now and then, so that a clock set back before the next
+    /// start does not lock this host out of its peers.
+    pub const fn timestamp_high_water(&self) -> Tai64n {
+        self.stamper.high_water()
+    }
+
+    /// Our private key, if set.
+    pub fn private_key(&self) -> Option<&PrivateKey> {
+        self.identity.as_ref().map(|identity| &identity.private)
+    }
+
+    /// Our public key, if a private one is set.
+    pub fn public_key(&self) -> Option<PublicKey> {
+        self.identity.as_ref().map(|identity| identity.public)
+    }
+
+    /// All peers in the order they were added.
+    pub fn peers(&self, now: Time) -> Vec<PeerStatus> {
+        let mut peers: Vec<&PeerState> = self.peers.iter().flatten().collect();
+        peers.sort_by_key(|peer| peer.serial);
+        peers.into_iter().map(|peer| peer.status(now)).collect()
+    }
+
+    /// One peer.
+    pub fn peer(&self, key: &PublicKey, now: Time) -> Option<PeerStatus> {
+        let slot = *self.by_key.get(key)?;
+        Some(self.state(slot)?.status(now))
+    }
+
+    /// The shared half of a peer, for looking at its endpoint or staging a packet from any thread.
+    pub fn shared_peer(&self, key: &PublicKey) -> Option<Arc<Peer>> {
+        let slot = *self.by_key.get(key)?;
+        Some(Arc::clone(&self.state(slot)?.shared))
+    }
+
+    /// How many peers there are.
+    pub fn peer_count(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Does several changes as one: packet threads see all of them or none, and the table is built once.
+    pub fn transaction<T>(&mut self, changes: impl FnOnce(&mut Self) -> T) -> T {
+        let outer = core::mem::replace(&mut self.changed.held, true);
+        let result = changes(self);
+        self.changed.held = outer;
+        self.publish();
+        result
+    }
+
+    fn state(&self, slot: u32) -> Option<&PeerState> {
+        self.peers.get(slot as usize)?.as_ref()
+    }
+
+    fn state_mut(&mut self, slot: u32) -> Option<&mut PeerState> {
+        self.peers.get_mut(slot as usize)?.as_mut()
+    }
+
+    /// Publishes what has changed, if anything.
+    fn publish(&mut self) {
+        if self.changed.held {
+            return;
+        }
+        if core::mem::take(&mut self.changed.allowed_ips) {
+            self.table.set_routes(self.allowed_ips.routes());
+            self.changed.table = true;
+        }
+        if core::mem::take(&mut self.changed.table) {
+            self.published.publish(self.table.clone());
+        }
+    }
+
+    /// Brings the table's route to a peer up to date.
+    fn reroute(&mut self, slot: u32) {
+        let route = self.state(slot).map(|peer| Route {
+            peer: Arc::clone(&peer.shared),
+            session: peer.keypairs.current.clone(),
+        });
+        self.table.set_route(slot, route);
+        self.changed.table = true;
+    }
+
+    /// Takes a new session into use for receiving, and for sending if we initiated it.
+    fn install(&mut self, slot: u32, session: Session, now: Time) {
+        let Some(peer) = self.state_mut(slot) else {
+            return;
+        };
+        let session = Arc::new(session);
+        let receiver = Receiver {
+            peer: Arc::clone(&peer.shared),
+            session: Arc::clone(&session),
+            slot,
+        };
+        let index = session.local_index();
+        let dropped = peer.keypairs.install(session);
+        self.indices.insert(index, slot);
+        self.table.add_receiver(index, receiver);
+        self.forget(dropped);
+        self.reroute(slot);
+        self.timers
+            .set(slot, Timer::ZeroKeys, now.after(ZERO_KEYS_AFTER));
+    }
+
+    /// Forgets the indices of sessions that are no longer held.
+    fn forget(&mut self, dropped: Dropped) {
+        for session in dropped {
+            self.indices.remove(&session.local_index());
+            self.table.remove_receiver(session.local_index());
+            self.changed.table = true;
+        }
+    }
+
+    /// Erases a peer's handshake and sessions.
+    fn erase(&mut self, slot: u32) {
+        let Some(peer) = self.state_mut(slot) else {
+            return;
+        };
+        let pending = peer.pending.take();
+        let dropped = peer.keypairs.clear();
+        if let Some(pending) = pending {
+            self.indices.remove(&pending.local_index);
+        }
+        self.forget(dropped);
+        self.reroute(slot);
+    }
+
+    /// An index of ours that nobody can guess and nothing else uses (paper section 5.4).
+    fn new_index(&self, random: &mut dyn Random) -> u32 {
+        loop {
+            let index = crypto::random_u32(random);
+            if !self.indices.contains_key(&index) {
+                return index;
+            }
+        }
+    }
+
+    /// Notes why a peer has no session; nothing is noted while it has one.
+    fn trouble(&mut self, slot: u32, now: Time, trouble: Trouble) {
+        if let Some(peer) = self.state_mut(slot) {
+            if peer.keypairs.sending(now).is_none() {
+                peer.trouble = Some(trouble);
+            }
+        }
+    }
+
+    fn event(&self, slot: u32, ctx: &mut Context<'_>, event: impl FnOnce(PublicKey) -> Event) {
+        if let Some(peer) = self.state(slot) {
+            ctx.out.events.push(event(*peer.shared.public_key()));
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! A peer's sessions: current, previous and next (the kernel's `noise_keypairs`; paper section 6.1).
+//!
+//! An initiator may use its new session at once, since the response shows that the other end has it. A responder must
+//! first see a message under it: until then the session waits as *next*. *Previous* is kept for packets that were
+//! under way. Every change gives back the sessions that it dropped, whose indices must be forgotten.
+
+use std::sync::Arc;
+
+use crate::session::Session;
+use crate::time::Time;
+
+/// The up to three sessions of a peer.
+#[derive(Debug, Default)]
+pub(crate) struct Keypairs {
+    pub current: Option<Arc<Session>>,
+    pub previous: Option<Arc<Session>>,
+    pub next: Option<Arc<Session>>,
+}
+
+/// Sessions that are no longer held.
+pub(crate) type Dropped = Vec<Arc<Session>>;
+
+impl Keypairs {
+    /// Takes a new session in (kernel noise.c `add_new_keypair`).
+    pub fn install(&mut self, session: Arc<Session>) -> Dropped {
+        let mut dropped = Dropped::new();
+        if session.is_initiator() {
+            dropped.extend(self.previous.take());
+            // A session that was waiting to be confirmed is newer than the one in use.
+            self.previous = match self.next.take() {
+                Some(next) => {
+                    dropped.extend(self.current.take());
+                    Some(next)
+                }
+                None => self.current.take(),
+            };
+            self.current = Some(session);
+        } else {
+            dropped.extend(self.next.replace(session));
+            dropped.extend(self.previous.take());
+        }
+        dropped
+    }
+
+    /// The next session was used by its initiator: it becomes the current one. `None` if there is no such.
+    pub fn confirm(&mut self) -> Option<Dropped> {
+        use core::sync::atomic::Ordering::SeqCst;
+        let next = self.next.take_if(|next| next.confirmed.load(SeqCst))?;
+        let dropped = self.previous.take().into_iter().collect();
+        self.previous = self.current.replace(next);
+        Some(dropped)
+    }
+
+    /// The session to send with at this moment.
+    pub fn sending(&self, now: Time) -> Option<&Arc<Session>> {
+        self.current
+            .as_ref()
+            .filter(|session| session.can_send(now))
+    }
+
+    /// Our static key has changed: nothing may be sent under these any more (kernel
+    /// `wg_noise_expire_current_peer_keypairs`).
+    pub fn expire(&self) {
+        for session in self.current.iter().chain(&self.next) {
+            session.forbid_sending();
+        }
+    }
+
+    /// Lets go of all.
+    pub fn clear(&mut self) -> Dropped {
+        [self.current.take(), self.previous.take(), self.next.take()]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::Secret;
+    use crate::handshake::SessionKeys;
+    use core::sync::atomic::Ordering;
+
+    fn session(index: u32, initiator: bool) -> Arc<Session> {
+        let keys = SessionKeys {
+            send: Secret::new([1; 32]),
+            receive: Secret::new([2; 32]),
+        };
+        Arc::new(Session::new(&keys, (index, 0), initiator, Time(0)))
+    }
+
+    fn index(session: &Option<Arc<Session>>) -> u32 {
+        session.as_ref().map_or(0, |session| session.local_index())
+    }
+
+    fn state(keypairs: &Keypairs) -> [u32; 3] {
+        [
+            index(&keypairs.previous),
+            index(&keypairs.current),
+            index(&keypairs.next),
+        ]
+    }
+
+    fn indices(dropped: Dropped) -> Vec<u32> {
+        dropped
+            .iter()
+            .map(|session| session.local_index())
+            .collect()
+    }
+
+    #[test]
+    fn an_initiator_uses_its_session_at_once() {
+        let mut keypairs = Keypairs::default();
+        assert_eq!(indices(keypairs.install(session(1, true))), []);
+        assert_eq!(indices(keypairs.install(session(2, true))), []);
+        assert_eq!(indices(keypairs.install(session(3, true))), [1]);
+        assert_eq!(state(&keypairs), [2, 3, 0]);
+    }
+
+    #[test]
+    fn a_responder_waits_for_the_first_packet() {
+        let mut keypairs = Keypairs::default();
+        keypairs.install(session(1, false));
+        assert_eq!(state(&keypairs), [0, 0, 1]);
+        assert!(keypairs.confirm().is_none(), "nothing has come yet");
+        keypairs
+            .next
+            .as_ref()
+            .unwrap()
+            .confirmed
+            .store(true, Ordering::SeqCst);
+        assert_eq!(indices(keypairs.confirm().unwrap()), []);
+        assert_eq!(state(&keypairs), [0, 1, 0]);
+        assert_eq!(indices(keypairs.install(session(2, false))), []);
+        assert_eq!(
+            indices(keypairs.install(session(3, false))),
+            [2],
+            "the initiator tried again"
+        );
+        keypairs
+            .next
+            .as_ref()
+            .unwrap()
+            .confirmed
+            .store(true, Ordering::SeqCst);
+        keypairs.confirm();
+        assert_eq!(state(&keypairs), [1, 3, 0]);
+    }
+
+    #[test]
+    fn both_ends_initiating_at_once_keeps_both_sessions() {
+        let mut keypairs = Keypairs::default();
+        keypairs.install(session(1, true));
+        keypairs.install(session(2, false));
+        assert_eq!(indices(keypairs.install(session(3, true))), [1]);
+        assert_eq!(state(&keypairs), [2, 3, 0]);
+    }
+
+    #[test]
+    fn an_expired_session_does_not_send() {
+        let mut keypairs = Keypairs::default();
+        keypairs.install(session(1, true));
+        assert!(keypairs.sending(Time(1)).is_some());
+        keypairs.expire();
+        assert!(keypairs.sending(Time(1)).is_none());
+        assert_eq!(indices(keypairs.clear()), [1]);
+    }
+}

@@ -1,0 +1,140 @@
+//! A session: one key a direction, the send counter, the replay window (the kernel's `noise_keypair`; paper section
+//! 5.4.6). What is fixed is plain data, what moves is atomic; the window has the packet plane's only lock, taken once
+//! a batch by the one thread that receives this session's packets.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Mutex;
+
+use meshd_aead::Key;
+
+use crate::handshake::SessionKeys;
+use crate::messages::{self, DATA_HEADER, DATA_OVERHEAD};
+use crate::messages::{
+    KEEPALIVE_TIMEOUT, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES,
+};
+use crate::messages::{REKEY_AFTER_TIME, REKEY_TIMEOUT};
+use crate::replay::Replay;
+use crate::time::Time;
+
+/// A session with a peer. Keys are erased when the last holder drops it.
+#[derive(Debug)]
+pub struct Session {
+    local_index: u32,
+    remote_index: u32,
+    initiator: bool,
+    born: Time,
+    sending: Key,
+    receiving: Key,
+    /// The next counter to send with. Counters are taken before they are used, and never given back.
+    counter: AtomicU64,
+    pub(crate) replay: Mutex<Replay>,
+    /// As responder: whether the initiator has used it, which shows that it got our response.
+    pub(crate) confirmed: AtomicBool,
+    /// Cleared when our own key has changed: packets are still opened, but none are sealed.
+    sendable: AtomicBool,
+}
+
+impl Session {
+    pub(crate) fn new(
+        keys: &SessionKeys,
+        (local_index, remote_index): (u32, u32),
+        initiator: bool,
+        born: Time,
+    ) -> Self {
+        Self {
+            local_index,
+            remote_index,
+            initiator,
+            born,
+            sending: Key::new(&keys.send),
+            receiving: Key::new(&keys.receive),
+            counter: AtomicU64::new(0),
+            replay: Mutex::default(),
+            confirmed: AtomicBool::new(initiator),
+            sendable: AtomicBool::new(true),
+        }
+    }
+
+    /// The index we chose: what the peer writes into its messages.
+    pub const fn local_index(&self) -> u32 {
+        self.local_index
+    }
+
+    /// Whether we started the handshake.
+    pub const fn is_initiator(&self) -> bool {
+        self.initiator
+    }
+
+    pub(crate) fn receiving(&self) -> &Key {
+        &self.receiving
+    }
+
+    /// Whether packets may be sealed at this moment.
+    pub(crate) fn can_send(&self, now: Time) -> bool {
+        self.sendable.load(Ordering::Relaxed)
+            && !self.born.expired(now, REJECT_AFTER_TIME)
+            && self.counter.load(Ordering::Relaxed) < REJECT_AFTER_MESSAGES
+    }
+
+    /// Whether packets may be opened at this moment.
+    #[inline]
+    pub(crate) fn can_receive(&self, now: Time) -> bool {
+        !self.born.expired(now, REJECT_AFTER_TIME)
+    }
+
+    /// Never seal again with this session.
+    pub(crate) fn forbid_sending(&self) {
+        self.sendable.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a sender should ask for a new session (kernel send.c `keep_key_fresh`).
+    #[inline]
+    pub(crate) fn wants_rekey(&self, now: Time) -> bool {
+        self.counter.load(Ordering::Relaxed) > REKEY_AFTER_MESSAGES
+            || self.initiator && self.born.expired(now, REKEY_AFTER_TIME)
+    }
+
+    /// Whether a receiver should: we started it, it will end soon, and nothing we sent has renewed it (kernel
+    /// receive.c `keep_key_fresh`).
+    #[inline]
+    pub(crate) fn wants_last_minute_rekey(&self, now: Time) -> bool {
+        let near_the_end = REJECT_AFTER_TIME - KEEPALIVE_TIMEOUT - REKEY_TIMEOUT;
+        self.initiator && self.born.expired(now, near_the_end)
+    }
+
+    /// Seals a run of packets at distance `stride`, see [`crate::Route::seal`]. Gives false, and seals nothing, when
+    /// the session may not send any more or the run is misshapen.
+    #[inline]
+    pub(crate) fn seal(&self, now: Time, run: &mut [u8], stride: usize) -> bool {
+        let count = run.len().div_ceil(stride.max(1)) as u64;
+        let last = run.len() % stride.max(1);
+        if stride < DATA_OVERHEAD
+            || (1..DATA_OVERHEAD).contains(&last)
+            || count == 0
+            || !self.can_send(now)
+        {
+            return false;
+        }
+        let first = self.counter.fetch_add(count, Ordering::Relaxed);
+        // Several threads may pass the look above at once; the limit lies 8192 below the end of the numbers, so
+        // none of them can wrap around.
+        if first > REJECT_AFTER_MESSAGES - count {
+            return false;
+        }
+        for (counter, message) in (first..).zip(run.chunks_mut(stride)) {
+            messages::write_data_header(message, self.remote_index, counter);
+        }
+        self.sending.seal_stride(first, run, stride, DATA_HEADER);
+        true
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_counter(&self, counter: u64) {
+        self.counter.store(counter, Ordering::Relaxed);
+    }
+
+    /// The next counter to send with.
+    pub fn counter(&self) -> u64 {
+        self.counter.load(Ordering::Relaxed)
+    }
+}
