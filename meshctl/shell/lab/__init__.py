@@ -1,0 +1,282 @@
+"""The lab: one throw-away host per host of a mesh file on this machine, joined by a simulated internet.
+
+    up(name, hosts)            build it and keep it; the addresses
+    addresses(name)            how to reach each host by SSH, from inside
+    enter(name)                move this process into the controller's network namespace, from where SSH works
+    exec_(name, host, argv)    run a command on a host without SSH; its exit status
+    status(name), names()      what there is
+    down(name)                 take it away, whatever state it is in
+
+Strategy: a lab is a process, the keeper (keeper.py); all else, hosts, networks and mounts, exists only in namespaces that end with
+it. So a lab can't be half torn down, a killed `up` leaves a directory of plain files at most, and nothing of the machine's own
+network, firewall, sysctls, mounts or files is touched. Needs Linux 5.8, root, and the programs in `_PROGRAMS`.
+
+What it does not do: read mesh.yaml (hosts come as LabHost), print, or be a security boundary between hosts and machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from select import select
+from typing import IO, Any
+
+import meshctl
+from meshctl.core.errors import Failed
+from meshctl.core.names import mesh_name_fault
+from meshctl.shell.lab import kernel
+from meshctl.shell.lab.hostview import PATH, dropped
+from meshctl.shell.lab.kernel import Process
+from meshctl.shell.lab.state import StateDir
+from meshctl.shell.lab.state import names as names
+from meshctl.shell.lab.wish import LabAddress, LabHost, LabHostStatus, LabOptions, LabStatus, Wish
+
+__all__ = [
+    "LabAddress",
+    "LabHost",
+    "LabHostStatus",
+    "LabOptions",
+    "LabStatus",
+    "addresses",
+    "down",
+    "enter",
+    "exec_",
+    "names",
+    "start",
+    "status",
+    "up",
+]
+
+_PROGRAMS = {"ip": "iproute2", "nft": "nftables", "sshd": "openssh-server", "ssh-keygen": "openssh-client"}  # Debian's packages
+_END_WITHIN = 30.0  # seconds for the kernel to end all processes of a lab
+
+
+def up(name: str, hosts: Sequence[LabHost], options: LabOptions | None = None) -> dict[str, LabAddress]:
+    """Build the lab and leave it running. Raises Failed when it is up already, or can't be built; then nothing is left."""
+    state = _state(name)
+    _need_programs(hosts)
+    lock = state.take()
+    if lock is None:
+        raise Failed(f"lab {name} is up already", f"meshctl lab down, then up again", "lab-up")
+    kept = False
+    try:
+        state.empty()
+        kept = _build(state, Wish(name, tuple(hosts), options or LabOptions()), lock)
+        return addresses(name)
+    finally:
+        if not kept:
+            state.remove()
+        os.close(lock)
+
+
+def _build(state: StateDir, wish: Wish, lock: int) -> bool:
+    """True when the keeper lives on; see keeper.py for what is said between us."""
+    source = str(Path(meshctl.__file__).parent.parent)
+    with open(state.log, "wb") as log:
+        starter = subprocess.Popen(
+            [sys.executable, "-m", "meshctl.shell.lab.keeper", wish.name, str(lock)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            cwd="/",
+            pass_fds=[lock],
+            start_new_session=True,  # Ctrl-C is ours to handle
+        )
+    assert starter.stdin is not None and starter.stdout is not None
+    try:
+        starter.stdin.write(json.dumps(wish.to_json()).encode() + b"\n")
+        starter.stdin.flush()
+        answer = json.loads(starter.stdout.readline() or b"{}")
+        if "hosts" not in answer:
+            why = answer.get("error") or _last_line(state.log) or "its keeper was ended"
+            raise Failed(f"lab {wish.name} did not come up: {why}", None, "lab-build")
+        _publish(state, wish.name, answer["hosts"])
+        starter.stdin.write(b"keep\n")
+        starter.stdin.flush()
+        return True
+    except BrokenPipeError:
+        raise Failed(f"lab {wish.name} did not come up: {_last_line(state.log) or 'its keeper was ended'}", None, "lab-build") from None
+    finally:
+        starter.stdin.close()
+        starter.stdout.close()
+        starter.wait()
+
+
+def _publish(state: StateDir, name: str, hosts: dict[str, Any]) -> None:
+    known = [f"[{h['address']}]:{h['port']} {key}" if h["port"] != 22 else f"{h['address']} {key}" for h in hosts.values() for key in h["host_keys"]]
+    state.write_known_hosts("\n".join(known) + "\n")
+    record = {
+        "schema": 1,
+        "name": name,
+        "controller_ns": str(state.ns / "controller"),
+        "hosts": hosts,
+        "identity": str(state.identity),
+        "known_hosts": str(state.path / "known_hosts"),
+    }
+    state.write_record(record)
+
+
+def addresses(name: str) -> dict[str, LabAddress]:
+    """How to reach each host by SSH once this process has entered. Raises Failed when the lab isn't up."""
+    record = _running_record(_state(name))
+    return {host: _address(record, host) for host in record["hosts"]}
+
+
+def enter(name: str) -> None:
+    """Move this process, and what it will start, into the controller's network namespace of the lab.
+
+    Its threads would stay behind, so it must have none yet.
+    """
+    if threading.active_count() > 1:
+        raise RuntimeError("enter() moves one thread, and this process has several")
+    state = _state(name)
+    _running_record(state)
+    with _keeper(state).held() as pidfd:
+        if pidfd is None:
+            raise _not_up(state)
+        kernel.setns(pidfd, kernel.NEW_NET)
+
+
+def exec_(name: str, host: str, argv: Sequence[str]) -> int:
+    """Run a command as root on a host, on this process's stdin, stdout and stderr; its exit status (128 + N: ended by signal N)."""
+    process = start(name, host, argv)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the command has had the same Ctrl-C; it decides what to do
+            continue
+
+
+def start(
+    name: str,
+    host: str,
+    argv: Sequence[str],
+    *,
+    stdin: int | IO[bytes] | None = None,
+    stdout: int | IO[bytes] | None = None,
+    stderr: int | IO[bytes] | None = None,
+) -> subprocess.Popen[bytes]:
+    """As exec_, without waiting and with other files. A command that isn't there is exit 127, said on stderr by the shell."""
+    record = _running_record(_state(name))
+    entry = record["hosts"].get(host)
+    if entry is None:
+        raise Failed(f"lab {name} has no host {host}", f"its hosts are {', '.join(record['hosts'])}", "lab-host")
+    env = {"PATH": PATH, "HOME": "/root", "USER": "root", "LOGNAME": "root", "SHELL": "/bin/sh"}
+    env |= {word: os.environ[word] for word in ("TERM", "LANG", "NO_COLOR") if word in os.environ}
+    with Process(**entry["init"]).held() as pidfd:
+        if pidfd is None:
+            raise Failed(f"host {host} of lab {name} has ended", "meshctl lab down, then up again", "lab-host")
+        command = ["/bin/sh", "-c", 'exec "$@"', "sh", *argv]
+        return kernel.run_in_host(
+            pidfd, command, env=env, dropped=dropped(entry["tun"]), stdin=stdin, stdout=stdout, stderr=stderr
+        )
+
+
+def status(name: str) -> LabStatus:
+    """Raises Failed when there is no such lab, up or left over."""
+    state = _state(name)
+    record = state.record()
+    if record is None:
+        raise _not_up(state)
+    hosts = tuple(
+        LabHostStatus(host, Process(**entry["init"]).alive(), _address(record, host)) for host, entry in record["hosts"].items()
+    )
+    return LabStatus(name, state.held(), hosts)
+
+
+def down(name: str) -> bool:
+    """End the lab and remove its directory, also one that is just coming up or was left half-way. False: there was none."""
+    state = _state(name)
+    if not state.path.exists():
+        return False
+    end = time.monotonic() + _END_WITHIN
+    while (lock := state.take()) is None:
+        keeper = state.keeper()
+        if keeper is not None:
+            _end(keeper, end)
+        if time.monotonic() > end:
+            raise Failed(f"lab {name} did not end within {_END_WITHIN:.0f} s", "meshctl lab down once more", "lab-down")
+        time.sleep(0.01)
+    try:
+        state.remove()
+    finally:
+        os.close(lock)
+    return True
+
+
+def _end(process: Process, deadline: float) -> None:
+    """SIGKILL; the kernel ends the whole pid namespace before its first process is gone (pid_namespaces(7))."""
+    with process.held() as pidfd:
+        if pidfd is not None:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            select([pidfd], [], [], max(0.0, deadline - time.monotonic()))
+
+
+def _state(name: str) -> StateDir:
+    """The door of every call: the name is a directory's, and the calls are root's on Linux."""
+    if fault := mesh_name_fault(name):
+        raise Failed(fault, None, "lab-name")
+    if not sys.platform.startswith("linux"):
+        raise Failed("a lab is made of Linux namespaces, and this is not Linux", "run it in a Linux virtual machine", "lab-linux")
+    if os.geteuid() != 0:
+        raise Failed("a lab needs root on this machine", "sudo meshctl lab …", "lab-root")
+    return StateDir(name)
+
+
+def _need_programs(hosts: Sequence[LabHost]) -> None:
+    wanted = dict(_PROGRAMS)
+    if any(host.user != "root" and host.sudo for host in hosts):
+        wanted["sudo"] = "sudo"
+    missing = [program for program in wanted if shutil.which(program, path=PATH) is None]
+    if missing:
+        hint = f"apt install {' '.join(sorted({wanted[program] for program in missing}))}"
+        raise Failed(f"the hosts of a lab use this machine's programs, and it has no {', '.join(missing)}", hint, "lab-programs")
+    if not Path("/proc/sys/net/ipv6").is_dir():
+        raise Failed("the lab's internet has IPv6, and this kernel has it switched off", None, "lab-ipv6")
+
+
+def _running_record(state: StateDir) -> dict[str, Any]:
+    record = state.record()
+    if record is None or not state.held():
+        raise _not_up(state)
+    return record
+
+
+def _keeper(state: StateDir) -> Process:
+    keeper = state.keeper()
+    if keeper is None:
+        raise _not_up(state)
+    return keeper
+
+
+def _not_up(state: StateDir) -> Failed:
+    return Failed(f"lab {state.name} is not up", "meshctl lab up", "lab-not-up")
+
+
+def _address(record: dict[str, Any], host: str) -> LabAddress:
+    entry = record["hosts"][host]
+    return LabAddress(
+        name=host,
+        hostname=entry["address"],
+        port=entry["port"],
+        user=entry["user"],
+        become=entry["become"],
+        identity=Path(record["identity"]),
+        host_keys=tuple(entry["host_keys"]),
+        address6=entry["address6"],
+        behind=entry["behind"],
+    )
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""

@@ -1,0 +1,290 @@
+"""The keeper: the one process a lab hangs on. Run as `python -m meshctl.shell.lab.keeper STATE_DIR LOCK_FD`.
+
+Strategy: it is the first process of a pid namespace in which all of the lab lives, and the lab's networks exist only as its
+descriptors and its descendants' namespaces. When it ends, however it ends, the kernel ends every process of the lab, and with
+the last of them go the namespaces, the mounts and the veths: there is nothing to clean up but a directory of plain files.
+
+The keeper is started by a *starter* in the machine's own pid namespace, which ends once the lab is up:
+
+    up ──stdin: the wish ──> starter ──fork──> keeper ──fork──> one init a host (its own pid, mount, net, uts, ipc namespaces)
+     <──stdout: one line of JSON, {"hosts": …} or {"error": …} ──┘
+     ── stdin: "keep" ──> starter ends; end of file instead: `up` died, and the starter ends the keeper
+
+It lives in the controller's network namespace, so `/proc/KEEPER/ns/net` is the controller's.
+
+What it does not do: mount anything on the machine, restart a host, or decide where who is (plan.py does).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from meshctl.shell.lab import kernel
+from meshctl.shell.lab.hostview import PATH, HostView, make_key
+from meshctl.shell.lab.kernel import Process
+from meshctl.shell.lab.plan import CONTROLLER, Place, Plan, plan
+from meshctl.shell.lab.state import StateDir
+from meshctl.shell.lab.wish import LabHost, Wish
+
+_READY_WITHIN = 60.0  # seconds for all SSH servers to answer
+_HOST_NAMESPACES = kernel.NEW_MOUNTS | kernel.NEW_UTS | kernel.NEW_IPC | kernel.NEW_PIDS | kernel.NEW_NET
+
+
+def main(argv: Sequence[str]) -> int:
+    """The starter."""
+    state, lock = StateDir(argv[0]), int(argv[1])
+    os.set_inheritable(lock, False)
+    wish = Wish.from_json(json.loads(sys.stdin.buffer.readline()))
+    recorded, record = os.pipe()
+    kernel.unshare(kernel.NEW_PIDS)
+    pid = os.fork()
+    if pid == 0:
+        os.close(record)
+        # End of file: the starter died before anyone could know our pid.
+        if os.read(recorded, 1):
+            _keeper(state, wish)
+        os._exit(1)
+    os.close(recorded)
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115  only the keeper answers
+    os.close(1)
+    state.write_keeper(Process.of(pid))
+    os.write(record, b"1")
+    return _watch(pid)
+
+
+def _watch(keeper: int) -> int:
+    """Until `up` says keep (0), or dies or the keeper does (1)."""
+    pidfd = os.pidfd_open(keeper)
+    ready, _, _ = select.select([0, pidfd], [], [])
+    if pidfd not in ready and os.read(0, 16).startswith(b"keep"):
+        return 0
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    os.waitpid(keeper, 0)
+    return 1
+
+
+def _keeper(state: StateDir, wish: Wish) -> NoReturn:
+    os.setsid()
+    try:
+        answer: dict[str, Any] = {"hosts": Lab(state, wish).build()}
+    except Exception as error:  # whatever it is, `up` has to hear of it
+        traceback.print_exc()
+        answer = {"error": _reason(error)}
+    os.write(1, json.dumps(answer).encode() + b"\n")
+    if "error" in answer:
+        os._exit(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1):
+        os.dup2(null, fd)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans of the lab end up here; the kernel collects them
+    while True:
+        signal.pause()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        said = (error.stderr or b"").decode(errors="replace").strip().splitlines()
+        return f"{error.cmd[0]}: {said[0] if said else f'exit {error.returncode}'}"
+    return str(error) or type(error).__name__
+
+
+@dataclass
+class Lab:
+    """Builds a lab around this process. One use."""
+
+    state: StateDir
+    wish: Wish
+    netns: dict[str, str] = field(default_factory=dict)  # node → path of its network namespace, as the machine sees it
+
+    def build(self) -> dict[str, Any]:
+        """The hosts' part of lab.json."""
+        self.state.mount_point.mkdir()
+        identity = make_key(self.state.identity, f"meshctl-lab-{self.wish.name}")
+        layout = plan(self.wish)
+        me = os.readlink("/proc/self")  # the machine's /proc: our pid there
+
+        # The last one stays this process's own: the controller's. Its path is by descriptor too, since we go in and out of others.
+        routers = layout.gateways()
+        for node in (*routers, *(lan.node for lan in layout.lans), CONTROLLER):
+            self.netns[node] = f"/proc/{me}/fd/{_new_netns(router=node in routers)}"
+
+        births = {host.name: self._begin(host, layout, identity) for host in self.wish.hosts}
+        for name, birth in births.items():
+            birth.read_pid()
+            self.netns[name] = f"/proc/{birth.process.pid}/ns/net"
+        self._wire(layout)
+        for birth in births.values():
+            birth.read_key()
+        self._link_namespaces()
+        _await_ssh(layout.places)
+        return {host.name: self._record(host, layout.places[host.name], births[host.name]) for host in self.wish.hosts}
+
+    def _begin(self, host: LabHost, layout: Plan, identity: str) -> Birth:
+        view = HostView(
+            host=host,
+            work=self.state.mount_point,
+            hosts_file=layout.hosts_file,
+            authorized_key=identity,
+            sshd=_program("sshd"),
+            hide=self.wish.options.hide,
+        )
+        said, say = os.pipe()
+        if os.fork() == 0:
+            _host(view, say)
+        os.close(say)
+        return Birth(host.name, said)
+
+    def _wire(self, layout: Plan) -> None:
+        for router, gateway in layout.gateways().items():
+            lines = [line for line in layout.lines if line.upstream == router]
+            text = "".join(line.upstream_commands(self.netns[line.node]) for line in lines)
+            with self._in(router):
+                _ip(f"link set lo up\naddr add {gateway}/32 dev lo\n{text}")
+        for line in layout.lines:
+            with self._in(line.node):
+                _ip(line.node_commands())
+        for lan in layout.lans:
+            machine, host = lan.commands(self.netns[lan.host])
+            with self._in(lan.node):
+                _ip(f"link set lo up\n{machine}")
+            with self._in(lan.host):
+                _ip(host)
+            with self._in(lan.node):
+                _ip(lan.default_route())
+        for router, rules in layout.rulesets().items():
+            with self._in(router):
+                _run(["nft", "-f", "-"], rules)
+
+    def _in(self, node: str) -> AbstractContextManager[None]:
+        return kernel.inside(self.netns[node])
+
+    def _link_namespaces(self) -> None:
+        self.state.ns.mkdir()
+        for node, path in self.netns.items():
+            (self.state.ns / node).symlink_to(path)
+
+    def _record(self, host: LabHost, place: Place, birth: Birth) -> dict[str, Any]:
+        return {
+            "address": place.address,
+            "address6": place.address6,
+            "port": place.port,
+            "user": host.user,
+            "become": host.user != "root",
+            "host_keys": [birth.key],
+            "behind": place.box,
+            "tun": host.tun,
+            "init": {"pid": birth.process.pid, "start": birth.process.start},
+        }
+
+
+@dataclass
+class Birth:
+    """What a host's init tells while it makes itself: its pid, then its SSH host key, or why it couldn't."""
+
+    name: str
+    said: int
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        self._lines = open(self.said, encoding="utf-8", errors="replace")  # noqa: SIM115  lives as long as we wait
+
+    def read_pid(self) -> None:
+        self.process = Process.of(int(self._line("pid")))
+
+    def read_key(self) -> None:
+        self.key = self._line("key")
+        self._lines.close()
+
+    def _line(self, word: str) -> str:
+        said, _, rest = self._lines.readline().rstrip("\n").partition(" ")
+        if said != word:
+            raise RuntimeError(f"host {self.name} did not come up: {rest or 'its first process ended'}")
+        return rest
+
+
+def _host(view: HostView, say: int) -> NoReturn:
+    """The process between the keeper and a host's init: it makes the namespaces, and init is its child."""
+    try:
+        kernel.unshare(_HOST_NAMESPACES)
+        _net_defaults()  # nothing may be started before the fork: the first process is init
+        if os.fork():
+            os._exit(0)
+        os.write(say, f"pid {os.readlink('/proc/self')}\n".encode())
+        key = view.build()
+        os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+        os.dup2(0, 1)
+        os.write(say, f"key {key}\n".encode())
+        view.become_init()
+    except Exception as error:  # it crosses a process boundary as text
+        traceback.print_exc()
+        os.write(say, f"error {_reason(error)}\n".encode())
+    os._exit(1)
+
+
+def _new_netns(*, router: bool) -> int:
+    """A network namespace that lives as long as the returned descriptor."""
+    kernel.unshare(kernel.NEW_NET)
+    _net_defaults()
+    if router:
+        for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            _sysctl(switch, "1")
+    return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _net_defaults() -> None:
+    """Duplicate address detection would keep a fresh IPv6 address unusable for a second (RFC 4862 section 5.4)."""
+    for part in ("all", "default"):
+        _sysctl(f"ipv6/conf/{part}/accept_dad", "0")
+    _sysctl("ipv4/conf/all/rp_filter", "0")
+
+
+def _sysctl(name: str, value: str) -> None:
+    """Of this process's network namespace, whatever /proc it looks through (net/sysctl_net.c)."""
+    Path("/proc/sys/net", name).write_text(value, encoding="ascii")
+
+
+def _ip(commands: str) -> None:
+    _run(["ip", "-batch", "-"], commands)
+
+
+def _run(argv: Sequence[str], stdin: str) -> None:
+    subprocess.run(argv, input=stdin.encode(), check=True, capture_output=True, env={"PATH": PATH})
+
+
+def _program(name: str) -> str:
+    """sshd insists on being called by its whole path (sshd(8))."""
+    return next(path for path in (f"{directory}/{name}" for directory in PATH.split(":")) if os.access(path, os.X_OK))
+
+
+def _await_ssh(places: dict[str, Place]) -> None:
+    end = time.monotonic() + _READY_WITHIN
+    for name, place in places.items():
+        while not _answers(place):
+            if time.monotonic() > end:
+                raise RuntimeError(f"the SSH server of host {name} did not answer at {place.address} port {place.port}")
+            time.sleep(0.02)
+
+
+def _answers(place: Place) -> bool:
+    try:
+        with socket.create_connection((place.address, place.port), timeout=2) as connection:
+            return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
