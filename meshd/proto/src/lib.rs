@@ -28,6 +28,8 @@ mod replay;
 mod session;
 mod status;
 mod table;
+#[cfg(test)]
+mod tests;
 mod time;
 mod timers;
 pub mod uapi;

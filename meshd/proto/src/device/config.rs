@@ -48,6 +48,7 @@ impl Device {
                 }
             }
         });
+        self.settle(ctx);
     }
 
     /// The tunnel's MTU in bytes; bounds padding of the packets sent from here.
@@ -89,15 +90,13 @@ impl Device {
         if self.by_key.len() >= MAX_PEERS {
             return Upsert::Full;
         }
-        let free = self.peers.iter().position(Option::is_none);
-        let index = free.unwrap_or(self.peers.len());
-        let slot = index as u32;
+        let slot = self.free_slots.pop().unwrap_or(self.peers.len() as u32);
         let peer = PeerState::new(
             Peer::new(*key, slot, Arc::clone(&self.bell)),
             self.next_serial,
         );
         self.next_serial += 1;
-        match self.peers.get_mut(index) {
+        match self.peers.get_mut(slot as usize) {
             Some(place) => *place = Some(peer),
             None => self.peers.push(Some(peer)),
         }
@@ -116,6 +115,7 @@ impl Device {
         self.drop_allowed_ips(slot);
         if let Some(place) = self.peers.get_mut(slot as usize) {
             *place = None;
+            self.free_slots.push(slot);
         }
         self.reroute(slot);
         self.publish();
@@ -168,7 +168,7 @@ impl Device {
             }
         }
         self.wake_up(slot, ctx);
-        self.publish();
+        self.settle(ctx);
         Ok(())
     }
 
@@ -187,10 +187,14 @@ impl Device {
             let former = core::mem::replace(&mut peer.keepalive, seconds);
             if former != seconds {
                 self.timers.cancel(slot, Timer::PersistentKeepalive);
+            }
+            if former == 0 {
                 self.wake_up(slot, ctx);
+            } else {
+                self.arm_persistent(slot, ctx.now);
             }
         }
-        self.publish();
+        self.settle(ctx);
         Ok(())
     }
 

@@ -54,7 +54,7 @@ impl Device {
             }
             Some(Handshake::Initiation(_) | Handshake::Response(_)) => {}
         }
-        self.publish();
+        self.settle(ctx);
     }
 
     /// Checks the MACs; answers with a cookie if one is missing. Whether to go on.

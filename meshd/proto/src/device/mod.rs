@@ -59,6 +59,7 @@ pub struct Device {
     mtu: usize,
     /// By slot. A slot is used again after its peer was removed.
     peers: Vec<Option<PeerState>>,
+    free_slots: Vec<u32>,
     by_key: BTreeMap<PublicKey, u32>,
     /// Whose handshake or session each of our indices is.
     indices: BTreeMap<u32, u32>,
@@ -181,6 +182,7 @@ impl Device {
             up: false,
             mtu: 1420,
             peers: Vec::new(),
+            free_slots: Vec::new(),
             by_key: BTreeMap::new(),
             indices: BTreeMap::new(),
             next_serial: 0,

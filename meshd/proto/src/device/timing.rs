@@ -43,30 +43,47 @@ impl Device {
                 Timer::PersistentKeepalive => self.persistent_due(slot, ctx),
             }
         }
-        self.publish();
+        self.settle(ctx);
     }
 
     /// Listens to the packet threads: call it after a [`crate::Wake::Yes`].
     pub fn attend(&mut self, ctx: &mut Context<'_>) {
-        for slot in self.bell.listen() {
-            let Some(peer) = self.state(slot) else {
-                continue;
-            };
-            let signals = peer.shared.take_signals();
-            if signals & signal::WATCH != 0 {
-                self.watch(slot, ctx);
+        self.settle(ctx);
+    }
+
+    /// Ends every call that may have sent something: what the control thread seals rings the bell like what packet
+    /// threads seal, and is heard here.
+    pub(super) fn settle(&mut self, ctx: &mut Context<'_>) {
+        loop {
+            let waiting = self.bell.listen();
+            if waiting.is_empty() {
+                break;
             }
-            if signals & signal::CONFIRMED != 0 {
-                self.confirm(slot, ctx);
-            }
-            if signals & signal::STAGED != 0 {
-                self.flush(slot, ctx);
-            }
-            if signals & signal::REKEY != 0 && self.wants_rekey(slot, ctx.now) {
-                self.initiate(slot, ctx, false);
+            for slot in waiting {
+                self.heed(slot, ctx);
             }
         }
         self.publish();
+    }
+
+    /// Does what a peer's signals ask for.
+    fn heed(&mut self, slot: u32, ctx: &mut Context<'_>) {
+        let Some(peer) = self.state(slot) else {
+            return;
+        };
+        let signals = peer.shared.take_signals();
+        if signals & signal::WATCH != 0 {
+            self.watch(slot, ctx);
+        }
+        if signals & signal::CONFIRMED != 0 {
+            self.confirm(slot, ctx);
+        }
+        if signals & signal::STAGED != 0 {
+            self.flush(slot, ctx);
+        }
+        if signals & signal::REKEY != 0 && self.wants_rekey(slot, ctx.now) {
+            self.initiate(slot, ctx, false);
+        }
     }
 
     /// Sends an inner packet to a peer whatever its destination address: staged and released like any other.
@@ -85,7 +102,7 @@ impl Device {
             let _ = peer.shared.stage(packet);
         }
         self.flush(slot, ctx);
-        self.publish();
+        self.settle(ctx);
         Ok(())
     }
 
@@ -100,7 +117,7 @@ impl Device {
     ) -> Result<(), NoSuchPeer> {
         let slot = *self.by_key.get(key).ok_or(NoSuchPeer)?;
         self.initiate(slot, ctx, false);
-        self.publish();
+        self.settle(ctx);
         Ok(())
     }
 
