@@ -7,11 +7,13 @@
     status(name), names()      what there is
     down(name)                 take it away, whatever state it is in
 
-Strategy: a lab is a process, the keeper (keeper.py); all else, hosts, networks and mounts, exists only in namespaces that end with
-it. So a lab can't be half torn down, a killed `up` leaves a directory of plain files at most, and nothing of the machine's own
-network, firewall, sysctls, mounts or files is touched. Needs Linux 5.8, root, and the programs in `_PROGRAMS`.
+Strategy: a lab is a process, the keeper (keeper.py); all else, hosts, networks and mounts, exists only in namespaces
+that end with it. So a lab can't be half torn down, a killed `up` leaves a directory of plain files at most, and
+nothing of the machine's own network, firewall, sysctls, mounts or files is touched. Needs Linux 5.8, root, and the
+programs in `_PROGRAMS`.
 
-What it does not do: read mesh.yaml (hosts come as LabHost), print, or be a security boundary between hosts and machine.
+What it does not do: read mesh.yaml (hosts come as LabHost), print, or be a security boundary between hosts and
+machine.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from meshctl.core.names import mesh_name_fault
 from meshctl.shell.lab import kernel
 from meshctl.shell.lab.hostview import PATH, dropped
 from meshctl.shell.lab.kernel import Process
+from meshctl.shell.lab.plan import SSH
 from meshctl.shell.lab.state import StateDir
 from meshctl.shell.lab.state import names as names
 from meshctl.shell.lab.wish import LabAddress, LabHost, LabHostStatus, LabOptions, LabStatus, Wish
@@ -55,17 +58,22 @@ __all__ = [
     "up",
 ]
 
-_PROGRAMS = {"ip": "iproute2", "nft": "nftables", "sshd": "openssh-server", "ssh-keygen": "openssh-client"}  # Debian's packages
+_PROGRAMS = {
+    "ip": "iproute2",
+    "nft": "nftables",
+    "sshd": "openssh-server",
+    "ssh-keygen": "openssh-client",
+}  # Debian's packages
 _END_WITHIN = 30.0  # seconds for the kernel to end all processes of a lab
 
 
 def up(name: str, hosts: Sequence[LabHost], options: LabOptions | None = None) -> dict[str, LabAddress]:
-    """Build the lab and leave it running. Raises Failed when it is up already, or can't be built; then nothing is left."""
+    """Build the lab and leave it running. Raises Failed when it is up already or can't be built; nothing is left."""
     state = _state(name)
     _need_programs(hosts)
     lock = state.take()
     if lock is None:
-        raise Failed(f"lab {name} is up already", f"meshctl lab down, then up again", "lab-up")
+        raise Failed(f"lab {name} is up already", "meshctl lab down, then up again", "lab-up")
     kept = False
     try:
         state.empty()
@@ -80,7 +88,7 @@ def up(name: str, hosts: Sequence[LabHost], options: LabOptions | None = None) -
 def _build(state: StateDir, wish: Wish, lock: int) -> bool:
     """True when the keeper lives on; see keeper.py for what is said between us."""
     source = str(Path(meshctl.__file__).parent.parent)
-    with open(state.log, "wb") as log:
+    with state.log.open("wb") as log:
         starter = subprocess.Popen(
             [sys.executable, "-m", "meshctl.shell.lab.keeper", wish.name, str(lock)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))},
@@ -97,23 +105,31 @@ def _build(state: StateDir, wish: Wish, lock: int) -> bool:
         starter.stdin.flush()
         answer = json.loads(starter.stdout.readline() or b"{}")
         if "hosts" not in answer:
-            why = answer.get("error") or _last_line(state.log) or "its keeper was ended"
-            raise Failed(f"lab {wish.name} did not come up: {why}", None, "lab-build")
+            raise _not_built(state, answer.get("error", ""))
         _publish(state, wish.name, answer["hosts"])
         starter.stdin.write(b"keep\n")
         starter.stdin.flush()
         return True
     except BrokenPipeError:
-        raise Failed(f"lab {wish.name} did not come up: {_last_line(state.log) or 'its keeper was ended'}", None, "lab-build") from None
+        raise Failed(
+            f"lab {wish.name} did not come up: {_last_line(state.log) or 'its keeper was ended'}", None, "lab-build"
+        ) from None
     finally:
         starter.stdin.close()
         starter.stdout.close()
         starter.wait()
 
 
+def _not_built(state: StateDir, why: str) -> Failed:
+    why = why or _last_line(state.log) or "its keeper was ended"
+    return Failed(f"lab {state.name} did not come up: {why}", None, "lab-build")
+
+
 def _publish(state: StateDir, name: str, hosts: dict[str, Any]) -> None:
-    known = [f"[{h['address']}]:{h['port']} {key}" if h["port"] != 22 else f"{h['address']} {key}" for h in hosts.values() for key in h["host_keys"]]
-    state.write_known_hosts("\n".join(known) + "\n")
+    """lab.json, last, and the same host keys for the plain `ssh` command (sshd(8), known_hosts)."""
+    places = {host: f"[{h['address']}]:{h['port']}" if h["port"] != SSH else h["address"] for host, h in hosts.items()}
+    lines = [f"{places[host]} {key}\n" for host, h in hosts.items() for key in h["host_keys"]]
+    state.write_known_hosts("".join(lines))
     record = {
         "schema": 1,
         "name": name,
@@ -147,7 +163,10 @@ def enter(name: str) -> None:
 
 
 def exec_(name: str, host: str, argv: Sequence[str]) -> int:
-    """Run a command as root on a host, on this process's stdin, stdout and stderr; its exit status (128 + N: ended by signal N)."""
+    """Run a command as root on a host, on this process's stdin, stdout and stderr; its exit status.
+
+    128 + N says that signal N ended it, 127 that it isn't there (the shell has said so on stderr).
+    """
     process = start(name, host, argv)
     while True:
         try:
@@ -165,7 +184,7 @@ def start(
     stdout: int | IO[bytes] | None = None,
     stderr: int | IO[bytes] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """As exec_, without waiting and with other files. A command that isn't there is exit 127, said on stderr by the shell."""
+    """As exec_, without waiting, and with other files."""
     record = _running_record(_state(name))
     entry = record["hosts"].get(host)
     if entry is None:
@@ -188,13 +207,14 @@ def status(name: str) -> LabStatus:
     if record is None:
         raise _not_up(state)
     hosts = tuple(
-        LabHostStatus(host, Process(**entry["init"]).alive(), _address(record, host)) for host, entry in record["hosts"].items()
+        LabHostStatus(host, Process(**entry["init"]).alive(), _address(record, host))
+        for host, entry in record["hosts"].items()
     )
     return LabStatus(name, state.held(), hosts)
 
 
 def down(name: str) -> bool:
-    """End the lab and remove its directory, also one that is just coming up or was left half-way. False: there was none."""
+    """End the lab and remove its directory, also one just coming up or left half-way. False: there was none."""
     state = _state(name)
     if not state.path.exists():
         return False
@@ -226,7 +246,7 @@ def _state(name: str) -> StateDir:
     if fault := mesh_name_fault(name):
         raise Failed(fault, None, "lab-name")
     if not sys.platform.startswith("linux"):
-        raise Failed("a lab is made of Linux namespaces, and this is not Linux", "run it in a Linux virtual machine", "lab-linux")
+        raise Failed("a lab is made of Linux namespaces", "run it on Linux, in a virtual machine say", "lab-linux")
     if os.geteuid() != 0:
         raise Failed("a lab needs root on this machine", "sudo meshctl lab …", "lab-root")
     return StateDir(name)
@@ -239,7 +259,9 @@ def _need_programs(hosts: Sequence[LabHost]) -> None:
     missing = [program for program in wanted if shutil.which(program, path=PATH) is None]
     if missing:
         hint = f"apt install {' '.join(sorted({wanted[program] for program in missing}))}"
-        raise Failed(f"the hosts of a lab use this machine's programs, and it has no {', '.join(missing)}", hint, "lab-programs")
+        raise Failed(
+            f"the hosts of a lab use this machine's programs, which lack {', '.join(missing)}", hint, "lab-programs"
+        )
     if not Path("/proc/sys/net/ipv6").is_dir():
         raise Failed("the lab's internet has IPv6, and this kernel has it switched off", None, "lab-ipv6")
 

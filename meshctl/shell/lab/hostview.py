@@ -1,13 +1,13 @@
 """A host's own view of the file system: this machine's, but freshly installed, writable and thrown away.
 
-Strategy: an overlay with this machine's `/` below and a tmpfs of the host's own above, in a mount namespace of its own, so that a
-host costs what it changes and nothing of it is ever seen on the machine. Over it: an own /run (hence no sign of the machine's
-systemd), /dev, /proc, /sys, empty home directories and temporary ones; accounts, sudoers and sshd as the mesh file wants
-them. What meshd or its service would have left on the machine is taken out of the view.
+Strategy: an overlay with this machine's `/` below and a tmpfs of the host's own above, in a mount namespace of its
+own, so that a host costs what it changes and nothing of it is ever seen on the machine. Over it: an own /run (hence
+no sign of the machine's systemd), /dev, /proc, /sys, empty home directories and temporary ones; accounts, sudoers and
+sshd as the mesh file wants them. What meshd or its service would have left on the machine is taken out of the view.
 
 What it does not do: guard the machine against its hosts. Root on a host can read this machine's files (not homes, not
-what `hide` names) and is held off the clock, modules and global sysctls only. Directories that are mounts of their own are seen
-where an ordinary system has programs (`_LOWER`), else they are empty.
+what `hide` names) and is held off the clock, modules and global sysctls only. Directories that are mounts of their
+own are seen where an ordinary system has programs (`_LOWER`), else they are empty.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DROPPED = (
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _LOWER = ("/", "/etc", "/usr", "/usr/local", "/opt", "/var", "/var/lib")  # overlaid where they are mounts of their own
-_FRESH = {"/tmp": 0o1777, "/var/tmp": 0o1777, "/root": 0o700, "/home": 0o755, "/var/log": 0o755, "/mnt": 0o755}
+_FRESH = {"/tmp": 0o1777, "/var/tmp": 0o1777, "/root": 0o700, "/home": 0o755, "/var/log": 0o755, "/mnt": 0o755}  # noqa: S108  mount points
 _NOT_INSTALLED = (
     "/etc/meshd",
     "/etc/systemd/system/meshd@*",
@@ -72,7 +72,7 @@ done
 
 @dataclass(frozen=True, slots=True)
 class HostView:
-    """All that is needed to become one host. `work` is an empty directory to mount at, in this process's mount namespace."""
+    """All that is needed to become one host. `work` is an empty directory to mount at, seen by nobody else."""
 
     host: LabHost
     work: Path
@@ -82,7 +82,7 @@ class HostView:
     hide: tuple[str, ...]
 
     def build(self) -> str:
-        """Make the view, and make it this process's; the SSH host key's public line. Call it as pid 1 of new namespaces."""
+        """Make the view and make it this process's, which is pid 1 of new namespaces; the public SSH host key."""
         socket.sethostname(self.host.name)
         kernel.mount("none", "/", None, kernel.RECURSIVE | kernel.PRIVATE)
         root = self._overlay()
@@ -98,7 +98,7 @@ class HostView:
     def become_init(self) -> None:
         """Never returns."""
         kernel.drop_from_bounding_set(self.dropped)
-        os.execve("/bin/sh", ["sh", "-c", _INIT, "init", self.sshd], {"PATH": PATH})
+        os.execve("/bin/sh", ["sh", "-c", _INIT, "init", self.sshd], {"PATH": PATH})  # noqa: S606
 
     @property
     def dropped(self) -> tuple[int, ...]:
@@ -180,7 +180,7 @@ class HostView:
                 subprocess.run(
                     ["chpasswd"], input=f"{host.user}:{host.sudo_password}", text=True, check=True, env={"PATH": PATH}
                 )
-        owner = os.stat(home)
+        owner = Path(home).stat()
         keys = Path(home, ".ssh", "authorized_keys")
         keys.parent.mkdir(0o700)
         write(keys, f"{self.authorized_key}\n", 0o600)
@@ -210,7 +210,7 @@ def write(path: str | Path, text: str, mode: int = 0o644) -> None:
     path = Path(path)
     path.unlink(missing_ok=True)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with open(fd, "w", encoding="utf-8") as file:
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
         os.fchmod(fd, mode)
         file.write(text)
 
@@ -240,7 +240,7 @@ def _add_user(name: str, home: str) -> None:
     _set_entry("/etc/passwd", name, f"{name}:x:{uid}:{uid}::{home}:/bin/sh")
     _set_entry("/etc/group", name, f"{name}:x:{uid}:")
     _without_password(name)
-    os.mkdir(home, 0o700)
+    Path(home).mkdir(0o700)
     os.chown(home, uid, uid)
 
 

@@ -1,12 +1,13 @@
 """The keeper: the one process a lab hangs on. Run as `python -m meshctl.shell.lab.keeper STATE_DIR LOCK_FD`.
 
-Strategy: it is the first process of a pid namespace in which all of the lab lives, and the lab's networks exist only as its
-descriptors and its descendants' namespaces. When it ends, however it ends, the kernel ends every process of the lab, and with
-the last of them go the namespaces, the mounts and the veths: there is nothing to clean up but a directory of plain files.
+Strategy: it is the first process of a pid namespace in which all of the lab lives, and the lab's networks exist only
+as its descriptors and its descendants' namespaces. When it ends, however it ends, the kernel ends every process of
+the lab, and with the last of them go the namespaces, the mounts and the veths: there is nothing to clean up but a
+directory of plain files.
 
 The keeper is started by a *starter* in the machine's own pid namespace, which ends once the lab is up:
 
-    up ──stdin: the wish ──> starter ──fork──> keeper ──fork──> one init a host (its own pid, mount, net, uts, ipc namespaces)
+    up ──stdin: the wish ──> starter ──fork──> keeper ──fork──> one init a host, in namespaces of its own
      <──stdout: one line of JSON, {"hosts": …} or {"error": …} ──┘
      ── stdin: "keep" ──> starter ends; end of file instead: `up` died, and the starter ends the keeper
 
@@ -58,8 +59,7 @@ def main(argv: Sequence[str]) -> int:
             _keeper(state, wish)
         os._exit(1)
     os.close(recorded)
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115  only the keeper answers
-    os.close(1)
+    os.close(1)  # only the keeper answers
     state.write_keeper(Process.of(pid))
     os.write(record, b"1")
     return _watch(pid)
@@ -114,9 +114,9 @@ class Lab:
         self.state.mount_point.mkdir()
         identity = make_key(self.state.identity, f"meshctl-lab-{self.wish.name}")
         layout = plan(self.wish)
-        me = os.readlink("/proc/self")  # the machine's /proc: our pid there
+        me = _pid_on_machine()
 
-        # The last one stays this process's own: the controller's. Its path is by descriptor too, since we go in and out of others.
+        # The last one stays this process's own, the controller's; by descriptor too, since we go in and out of others.
         routers = layout.gateways()
         for node in (*routers, *(lan.node for lan in layout.lans), CONTROLLER):
             self.netns[node] = f"/proc/{me}/fd/{_new_netns(router=node in routers)}"
@@ -199,7 +199,7 @@ class Birth:
     key: str = ""
 
     def __post_init__(self) -> None:
-        self._lines = open(self.said, encoding="utf-8", errors="replace")  # noqa: SIM115  lives as long as we wait
+        self._lines = os.fdopen(self.said, encoding="utf-8", errors="replace")
 
     def read_pid(self) -> None:
         self.process = Process.of(int(self._line("pid")))
@@ -222,7 +222,7 @@ def _host(view: HostView, say: int) -> NoReturn:
         _net_defaults()  # nothing may be started before the fork: the first process is init
         if os.fork():
             os._exit(0)
-        os.write(say, f"pid {os.readlink('/proc/self')}\n".encode())
+        os.write(say, f"pid {_pid_on_machine()}\n".encode())
         key = view.build()
         os.dup2(os.open(os.devnull, os.O_RDWR), 0)
         os.dup2(0, 1)
@@ -232,6 +232,11 @@ def _host(view: HostView, say: int) -> NoReturn:
         traceback.print_exc()
         os.write(say, f"error {_reason(error)}\n".encode())
     os._exit(1)
+
+
+def _pid_on_machine() -> str:
+    """Our pid in the machine's pid namespace: that is whose /proc we still see."""
+    return os.fspath(Path("/proc/self").readlink())
 
 
 def _new_netns(*, router: bool) -> int:

@@ -1,7 +1,7 @@
 """The Linux calls a lab is made of: namespaces, mounts, processes held by a file descriptor.
 
-Python 3.11 has no `unshare` and no `setns` (3.12 does), and none has `mount` or `pivot_root`, so these few go through ctypes.
-Every call raises OSError with the kernel's errno. Nothing here knows what a lab is.
+Python 3.11 has no `unshare` and no `setns` (3.12 does), and none has `mount` or `pivot_root`, so these few go through
+ctypes. Every call raises OSError with the kernel's errno. Nothing here knows what a lab is.
 
 Sources: unshare(2), setns(2), mount(2), pivot_root(2), prctl(2), capabilities(7), proc(5), pidfd_open(2).
 """
@@ -178,7 +178,15 @@ def run_in_host(
         os.chdir(env.get("HOME", "/"))
         drop_from_bounding_set(dropped)
 
-    return subprocess.Popen(argv, env=dict(env), preexec_fn=enter, stdin=stdin, stdout=stdout, stderr=stderr)
+    # Between fork and exec there are only system calls, so threads of ours elsewhere do no harm.
+    return subprocess.Popen(
+        argv,
+        env=dict(env),
+        preexec_fn=enter,  # noqa: PLW1509
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+    )
 
 
 def _wait(child: int) -> int:

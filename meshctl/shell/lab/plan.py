@@ -1,12 +1,14 @@
 """The simulated internet as a plan: who has which address, and the text that `ip` and `nft` are given. Pure.
 
-Every host, NAT box and the controller hangs on one router, `internet`, by a line of its own (a veth pair), as cloud servers do:
-an address of its own without neighbours (/32, /128) and a default route to the router. A NAT box is a router again: the same
-lines on its inside, masquerade on its outside, and one forwarded TCP port a host, open for the controller alone, which is how a
-host behind it is reached by SSH. So no packet takes a way that it couldn't take in the world.
+Every host, NAT box and the controller hangs on one router, `internet`, by a line of its own (a veth pair), as cloud
+servers do: an address of its own without neighbours (/32, /128) and a default route to the router. A NAT box is a
+router again: the same lines on its inside, masquerade on its outside, and one forwarded TCP port a host, open for the
+controller alone, which is how a host behind it is reached by SSH. So no packet takes a way that it couldn't take in
+the world.
 
-Addresses: of the documentation networks (RFC 5737, RFC 3849), then of the benchmark network (RFC 2544). A host whose SSH name or
-endpoint is an address has that very address. Behind NAT boxes: 172.29.BOX.HOST, no IPv6, as behind most of them.
+Addresses: of the documentation networks (RFC 5737, RFC 3849), then of the benchmark network (RFC 2544). A host whose
+SSH name or endpoint is an address has that very address. Behind NAT boxes: 172.29.BOX.HOST, no IPv6, as behind most
+of them.
 
 Not simulated: a second way to a host, IPv6 NAT and firewalls, a box that maps ports on request (UPnP, PCP).
 """
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import chain
 
 from meshctl.shell.lab.wish import LabHost, Wish
@@ -115,10 +117,15 @@ class Box:
         )
         how = "masquerade fully-random" if self.symmetric else "masquerade"
         return (
-            f"{_HEAD}  chain in {{ type nat hook prerouting priority dstnat;\n    iifname != wan return\n{forwards}  }}\n"
-            f"  chain out {{ type nat hook postrouting priority srcnat;\n    oifname wan {how}\n  }}\n"
-            f"  chain through {{ type filter hook forward priority filter;\n{self.loss}    ct state established,related accept\n"
-            "    ct status dnat accept\n    iifname wan counter drop\n  }\n}\n"
+            f"{_HEAD}"
+            "  chain in { type nat hook prerouting priority dstnat;\n"
+            f"    iifname != wan return\n{forwards}  }}\n"
+            "  chain out { type nat hook postrouting priority srcnat;\n"
+            f"    oifname wan {how}\n  }}\n"
+            "  chain through { type filter hook forward priority filter;\n"
+            f"{self.loss}    ct state established,related accept\n"
+            "    ct status dnat accept\n"
+            "    iifname wan counter drop\n  }\n}\n"
         )
 
 
@@ -159,8 +166,8 @@ class _Allotment:
     taken: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._free4: Iterator[IPv4Address] = chain.from_iterable(ip_network(n).hosts() for n in _POOL4)  # type: ignore[arg-type]
-        self._free6: Iterator[IPv6Address] = iter(IPv6Network(_POOL6).hosts())
+        self._free4 = chain.from_iterable(IPv4Network(network).hosts() for network in _POOL4)
+        self._free6 = iter(IPv6Network(_POOL6).hosts())
         self.taken |= {_CONTROLLER4, _GATEWAY4, _CONTROLLER6}
 
     def next4(self) -> str:
@@ -225,7 +232,7 @@ def plan(wish: Wish) -> Plan:
             if ip_network(network).num_addresses >= 4
         ),
         hosts_file=_hosts_file(wish.hosts, places),
-        ruleset=f"{_HEAD}  chain through {{ type filter hook forward priority filter;\n{_loss(INTERNET, wish, lines)}  }}\n}}\n",
+        ruleset=_ruleset(_loss(INTERNET, wish, lines)),
     )
 
 
@@ -250,6 +257,10 @@ def _loss(router: str, wish: Wish, lines: list[Line]) -> str:
     for line in (line for line in lines if line.upstream == router and line.node in share):
         rules += [_drop(f"{way} {line.port} ", share[line.node]) for way in ("iifname", "oifname")]
     return "".join(f"    {rule}\n" for rule in rules)
+
+
+def _ruleset(forward_rules: str) -> str:
+    return f"{_HEAD}  chain through {{ type filter hook forward priority filter;\n{forward_rules}  }}\n}}\n"
 
 
 def _drop(match: str, share: float) -> str:

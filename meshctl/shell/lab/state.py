@@ -1,6 +1,6 @@
 """What a lab leaves on this machine: /run/meshctl-lab/NAME, plain files and no mount, and who may write there.
 
-    lock      held (flock(2)) by `up` and then by the keeper, for as long as either lives: that is what "a lab is up" means
+    lock      held (flock(2)) by `up` and then by the keeper, as long as either lives: "a lab is up"
     keeper    pid and start time of the keeper; when that process ends, the kernel ends everything in the lab
     lab.json  docs/reference/contracts.md §9; written last, so a lab that has one is complete
     id_ed25519, id_ed25519.pub, known_hosts   the operator's key and the hosts' keys, of this lab alone
@@ -113,14 +113,14 @@ class StateDir:
 
     def _write(self, name: str, text: str) -> None:
         temporary = self.path / f".{name}"
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(text)
         temporary.rename(self.path / name)
 
     def _is_current(self, fd: int) -> bool:
         """False when `remove` took the file away between our open and our lock."""
         try:
-            return os.path.samestat(os.fstat(fd), os.stat(self.path / "lock"))
+            return os.path.samestat(os.fstat(fd), (self.path / "lock").stat())
         except FileNotFoundError:
             return False
 

@@ -1,7 +1,7 @@
 """What a lab is asked for (LabHost, LabOptions) and what it answers with (LabAddress, LabStatus): frozen values.
 
-Everything is checked by whoever reads mesh.yaml; here values are only carried, and turned into JSON and back, since the lab is
-built by a process of its own.
+Everything is checked by whoever reads mesh.yaml; here values are only carried, and turned into JSON and back, since
+the lab is built by a process of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class LabHost:
     name: str
     user: str = "root"  # who logs in by SSH; another one than root gets sudo without a password
     names: tuple[str, ...] = ()
-    """How the world calls it (ssh HostName, endpoint). A name gets a line in every hosts file; an address becomes its own."""
+    """How the world calls it (ssh HostName, endpoint). A name goes into the hosts files, an address becomes its own."""
     behind: str | None = None  # name of the NAT box it stands behind; hosts with the same box share a site
     lan: tuple[
         str, ...
@@ -47,7 +47,7 @@ class LabOptions:
         False  # NAT boxes give each destination another port (RFC 4787, address and port-dependent mapping)
     )
     hide: tuple[str, ...] = ()
-    """Directories of this machine that are empty on the hosts, besides home directories and /tmp; the mesh file's own, say."""
+    """Directories of this machine that are empty on the hosts, as homes and /tmp are; the mesh file's, say."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
