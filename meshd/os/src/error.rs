@@ -23,11 +23,6 @@ impl Error {
         }
     }
 
-    /// The last error of the calling thread (`errno`) with its context.
-    pub(crate) fn last(what: impl Into<String>) -> Self {
-        Self::new(what, io::Error::last_os_error())
-    }
-
     /// An answer that cannot be understood.
     pub(crate) fn malformed(what: impl Into<String>) -> Self {
         Self::new(what, io::Error::from(io::ErrorKind::InvalidData))
