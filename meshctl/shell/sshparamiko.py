@@ -45,19 +45,17 @@ class _Wire:
         self._host = host
         self._address = address
         self._proxy: subprocess.Popen[bytes] | None = None
-        self.transport: paramiko.Transport | None = None
-
-    def open(self) -> paramiko.Transport:
-        self.transport = paramiko.Transport(self._socket())
+        try:
+            self.transport = paramiko.Transport(self._socket())
+        except BaseException:
+            self._end_proxy()
+            raise
         self.transport.daemon = True
-        self.transport.banner_timeout = self.transport.auth_timeout = self._address.connect_timeout
-        return self.transport
+        self.transport.banner_timeout = self.transport.auth_timeout = address.connect_timeout
 
     def close(self) -> None:
-        if self.transport is not None:
-            self.transport.close()
-        if self._proxy is not None:
-            self._end_proxy()
+        self.transport.close()
+        self._end_proxy()
 
     def unreachable(self, error: BaseException) -> HostError:
         """The error in the words of whoever knows best: the proxy, if there is one."""
@@ -73,7 +71,6 @@ class _Wire:
         proxy, self._proxy = self._proxy, None
         if proxy is None:
             return b""
-        self.transport.close()  # its other end: a proxy that is still well ends by itself
         proxy.terminate()
         return proxy.communicate()[1]
 
@@ -98,6 +95,8 @@ class ParamikoConnection:
     def __init__(self, host: str, address: Road) -> None:
         self._host = host
         self._address = address
+        if address.has_authority:
+            raise NotForParamiko("host certificates")
         self._wire = _Wire(host, address)
         try:
             self._connect()
@@ -165,9 +164,7 @@ class ParamikoConnection:
 
     def _connect(self) -> None:
         address = self._address
-        if address.has_authority:
-            raise NotForParamiko("host certificates")
-        transport = self._wire.open()
+        transport = self._wire.transport
         options = transport.get_security_options()
         kinds = [pin.split()[0] for pin in address.host_keys]
         usable = [name for kind in kinds for name in _KEY_ALGORITHMS.get(kind, (kind,)) if name in options.key_types]
@@ -210,12 +207,10 @@ def offered_host_key(host: str, address: Road) -> str:
     """
     wire = _Wire(host, address)
     try:
-        transport = wire.open()
-        try:
-            transport.start_client(timeout=address.connect_timeout)
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            raise wire.unreachable(error) from error
-        return _pin(transport.get_remote_server_key())
+        wire.transport.start_client(timeout=address.connect_timeout)
+        return _pin(wire.transport.get_remote_server_key())
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        raise wire.unreachable(error) from error
     finally:
         wire.close()
 

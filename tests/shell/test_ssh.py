@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def road(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Counts the connections that paramiko makes (they are real)."""
     made: list[str] = []
     init = sshparamiko.ParamikoConnection.__init__
@@ -147,16 +147,13 @@ def test_a_jump_host_is_taken_with_the_users_known_hosts(start_sshd: Start, road
     assert ask(address, "echo here") == Completed(0, "here\n", "")
 
 
-def test_a_proxy_command_is_taken_and_its_last_words_are_told(start_sshd: Start) -> None:
+def test_a_proxy_command_is_taken_and_its_last_words_are_told(start_sshd: Start, tmp_path: Path) -> None:
     server = start_sshd()
-    config = server.config.read_text()
-    server.config.write_text(config + "  ProxyCommand ssh -F %d/none -W %h:%p bastion\n")
     broken = ask(replace(address_of(server), proxycommand="echo no way through >&2; exit 1"))
     assert isinstance(broken, HostError)
     assert broken.what.endswith("through its ProxyCommand: no way through")
-    pipe = f'python3 -c \'import socket,sys,os,threading; s=socket.create_connection(("127.0.0.1",{server.port})); \
-t=threading.Thread(target=lambda: [s.sendall(d) for d in iter(lambda: os.read(0,65536),b"")],daemon=True); t.start(); \
-[os.write(1,d) for d in iter(lambda: s.recv(65536),b"")]\''
+    pipe = f"ssh -F {tmp_path}/ssh_config -W 127.0.0.1:{server.port} server"
+    (tmp_path / "known_hosts").write_text(f"[127.0.0.1]:{server.port} {server.host_keys['ed25519']}\n")
     assert ask(replace(address_of(server), proxycommand=pipe), "echo here") == Completed(0, "here\n", "")
 
 
@@ -246,10 +243,12 @@ def test_one_dead_host_is_an_answer_among_the_others(start_sshd: Start) -> None:
 
 
 def test_hosts_are_worked_on_at_once() -> None:
+    def slow(host: str) -> int:
+        time.sleep(0.3)
+        return int(host)
+
     began = time.monotonic()
-    assert at_once({str(i): i for i in range(20)}, lambda host: time.sleep(0.3) or host) == {
-        str(i): str(i) for i in range(20)
-    }
+    assert at_once({str(i): i for i in range(20)}, slow) == {str(i): i for i in range(20)}
     assert time.monotonic() - began < 3  # in series it would be 6
 
 
