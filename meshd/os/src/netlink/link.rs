@@ -3,6 +3,7 @@ use super::wire::{u32_at, Message, Request};
 use super::Netlink;
 use crate::error::{Error, Result};
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Bytes of ifinfomsg.
 pub(super) const IFINFO: usize = 16;
@@ -104,6 +105,13 @@ impl Netlink {
             Request::new(libc::RTM_DELLINK, 0, &ifinfo(index, 0, 0)),
             "delete the link",
         )
+    }
+
+    /// Moves a link into another network namespace (CAP_NET_ADMIN there too). Addresses and routes are lost on the way.
+    pub fn move_link(&self, index: u32, namespace: BorrowedFd<'_>) -> Result<()> {
+        let request = Request::new(libc::RTM_NEWLINK, 0, &ifinfo(index, 0, 0))
+            .u32(libc::IFLA_NET_NS_FD, namespace.as_raw_fd() as u32);
+        self.change(request, "move the link to another namespace")
     }
 
     /// Turns IPv4 forwarding from this one link on or off (net.ipv4.conf.NAME.forwarding, without writing to /proc).
