@@ -64,7 +64,7 @@ def public(conf: WgConf | None) -> PublicConf | None:
         table=conf.table,
         relay=conf.relay,
         forward=ip.sort_nets(conf.forward),
-        hosts=tuple(sorted(map(str, conf.hosts))),
+        hosts=tuple(sorted(set(map(str, conf.hosts)))),
         kill_switch=conf.kill_switch,
         routes=_routes(conf),
         peers=tuple(sorted(map(_public_peer, conf.peers), key=lambda p: p.public_key)),

@@ -32,12 +32,16 @@ class Endpoint:
     host: str
     port: int
 
-    def __str__(self) -> str:
+    @classmethod
+    def of(cls, host: str, port: int) -> Endpoint:
+        """With the host in its one form: RFC 5952 for an address, lower case and no final dot for a name."""
         try:
-            host = addr_text(ip_address(self.host))
+            return cls(addr_text(ip_address(host)), port)
         except ValueError:
-            host = self.host
-        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+            return cls(host.removesuffix(".").lower(), port)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def addr_text(addr: Addr) -> str:
@@ -91,10 +95,24 @@ def single(addr: Addr) -> Net:
     return ip_network(addr)
 
 
-def parse_net(text: str) -> Net:
-    """A network with its host bits cleared. ValueError holds a sentence; its second argument is a hint or None."""
+def parse_iface(text: str) -> Iface:
+    """An address with its prefix length; without one it is the address alone. Netmasks and zones are refused.
+
+    ValueError holds a sentence, and as its second argument a hint that can be typed; so do the other parsers here.
+    """
+    prefix = text.partition("/")[2]
     try:
-        iface = ip_interface(text)
+        if "%" in text or ("/" in text and not (prefix.isascii() and prefix.isdigit())):
+            raise ValueError
+        return ip_interface(text)
+    except ValueError:
+        raise ValueError(f"{text} is not an address", "write it as 10.20.0.1/32 or fd00:1::1/128") from None
+
+
+def parse_net(text: str) -> Net:
+    """A network; host bits that are set are a fault, since one of the two was meant otherwise."""
+    try:
+        iface = parse_iface(text)
     except ValueError:
         raise ValueError(f"{text} is not a network", "write it as 192.168.20.0/24 or fd00:1::/64") from None
     if iface.ip != iface.network.network_address:

@@ -31,8 +31,7 @@ NOT_YET = {
 }
 """Words of the language that this version doesn't carry out, and what to know about each."""
 
-# no leading - (ssh would read an option), nothing that a shell or an ssh_config could read otherwise
-_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+# no leading - (ssh would read an option), nothing that a shell or an ssh_config would read otherwise
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*\$?")
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|%)")
 
@@ -61,7 +60,7 @@ def _host_port(text: str, noun: str, example: str) -> tuple[str, int | None]:
             ip.parse_addr(host)
         except ValueError as fault:
             raise _fault("name", f"{noun} {text!r}: {fault.args[0]}", f"write it as {example}") from None
-    elif _HOST.fullmatch(host) is None or len(host) > 253:
+    elif not names.is_host_name(host.removesuffix(".")):
         raise _fault("name", f"{text!r} is not {noun}", f"write it as {example}")
     if port is None:
         return host, None

@@ -209,10 +209,10 @@ class _Endpoints:
         host = self._hosts[name]
         if self.same_place(name, seen_from):
             private = (host.at.endpoint if host.at else None) or self._ssh_host(host)
-            return ip.Endpoint(private, self._ports[name])
+            return ip.Endpoint.of(private, self._ports[name])
         if host.endpoint is not None:
-            return ip.Endpoint(host.endpoint.host, host.endpoint.port or self._ports[name])
-        return None if host.nat else ip.Endpoint(self._ssh_host(host), self._ports[name])
+            return ip.Endpoint.of(host.endpoint.host, host.endpoint.port or self._ports[name])
+        return None if host.nat else ip.Endpoint.of(self._ssh_host(host), self._ports[name])
 
     def open(self, a: str, b: str) -> bool:
         """True when one of the two can open the link."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from ipaddress import IPv4Address
 
 MESH = re.compile(r"[a-z][a-z0-9-]{0,14}")
 LABEL = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -36,6 +37,18 @@ def label_fault(text: str, noun: str) -> str | None:
     if LABEL.fullmatch(text) is None:
         return f"{text!r} can't name a {noun}: 1 to 63 of a-z, 0-9 and -, starting with a letter, not ending with -"
     return None
+
+
+def is_host_name(text: str) -> bool:
+    """Labels of letters, digits, - and _ between dots, at most 253 bytes; digits and dots alone must be an address."""
+    if re.fullmatch(r"[0-9.]+", text):
+        try:
+            IPv4Address(text)
+        except ValueError:
+            return False
+        return True
+    fits = all(re.fullmatch(r"[A-Za-z0-9_-]{1,63}", label) for label in text.split("."))
+    return fits and len(text) <= 253 and not text.startswith("-")
 
 
 def tidy(text: str, limit: int = 63) -> str | None:

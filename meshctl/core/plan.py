@@ -38,7 +38,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The meshd that this meshctl carries: its version, and the SHA-256 of its binary by architecture (`uname -m`)."""
+    """The meshd that this meshctl carries: version, and SHA-256 of the binary by architecture (`uname -m`)."""
 
     version: str
     binaries: Mapping[str, str] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class HostPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`gained` and `lost` are pairs whose reach changes; `forget` are leaving hosts with nothing of ours left on them."""
+    """`gained` and `lost` are pairs whose reach changes; `forget` are leaving hosts that hold nothing of ours."""
 
     mesh: str
     version: str

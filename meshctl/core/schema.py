@@ -1,4 +1,4 @@
-"""The JSON schema of mesh.yaml, for editors: `meshctl schema > mesh.schema.json`. It is made of language.py's models."""
+"""The JSON schema of mesh.yaml, for editors: `meshctl schema > mesh.schema.json`; made of language.py's models."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from ipaddress import ip_interface
+from ipaddress import IPv6Address
 from typing import Any, TypeVar
 
 from meshctl.core import ip, names
@@ -82,7 +82,14 @@ class _Reader:
         if ("private_key" in words) == ("private_key_file" in words):
             what = "an interface has exactly one of PrivateKey and PrivateKeyFile"
             self._add(self.interface.line, what, "add PrivateKey = (made by meshd genkey)")
+        peers = self._peers()
+        if self.problems:
+            raise Invalid(self.problems)
+        return WgConf(**{"private_key": None} | words, peers=peers)
+
+    def _peers(self) -> tuple[WgPeer, ...]:
         peers = []
+        owner: dict[ip.Net, int] = {}
         seen: dict[PublicKey, int] = {}
         for section in self.peers:
             fields = self._values(section, _PEER)
@@ -93,10 +100,13 @@ class _Reader:
                 continue
             if seen.setdefault(key, section.line) != section.line:
                 self._add(section.line, f"the peer of line {seen[key]} again", "a public key belongs to one peer")
+            for net in dict.fromkeys(fields.get("allowed_ips", ())):
+                if net in owner:
+                    what = f"{net} belongs to the peer of line {owner[net]} too"
+                    self._add(section.line, what, "give each network to one peer")
+                owner[net] = section.line
             peers.append(WgPeer(**fields))
-        if self.problems:
-            raise Invalid(self.problems)
-        return WgConf(**{"private_key": None} | words, peers=tuple(peers))
+        return tuple(peers)
 
     def _values(self, section: _Section, known: Mapping[str, _Key]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -162,7 +172,7 @@ def _switch(text: str) -> bool:
 
 
 def _label(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,63}", text):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", text):
         raise ValueError("not a label", "write 1 to 63 of letters, digits, '.', '_' and '-'")
     return text
 
@@ -173,11 +183,10 @@ def _path(text: str) -> str:
     return text
 
 
-def _iface(text: str) -> ip.Iface:
-    try:
-        return ip_interface(text)
-    except ValueError:
-        raise ValueError(f"{text} is not an address", "write it as 10.20.0.1/32") from None
+def _preshared(text: str) -> Secret[bytes] | None:
+    """All zeros is how WireGuard's tools write no key (wg(8))."""
+    key = decode(text)
+    return Secret(key) if any(key) else None
 
 
 def _list(parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
@@ -185,19 +194,19 @@ def _list(parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
 
 
 def _host(text: str) -> tuple[HostLine, ...]:
-    address, *labels = text.split()
-    if not labels:
+    address, *labels = text.split() or [""]
+    if not labels or not all(map(names.is_host_name, labels)):
         raise ValueError("an address and at least one name", "write Host = 10.20.0.1 a a.prod")
-    return (HostLine(ip.parse_addr(address), tuple(_label(n) for n in labels)),)
+    return (HostLine(ip.parse_addr(address), tuple(labels)),)
 
 
 def _endpoint(text: str) -> ip.Endpoint:
     host, _, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
-        host = ip.addr_text(ip.parse_addr(host[1:-1]))
-    elif not re.fullmatch(r"[A-Za-z0-9_.-]+", host):
+        host = str(IPv6Address(ip.parse_addr(host[1:-1])))
+    elif not names.is_host_name(host.removesuffix(".")):
         raise ValueError("not HOST:PORT", "write 192.0.2.1:51820, [2001:db8::1]:51820 or vpn.example.com:51820")
-    return ip.Endpoint(host, _number(1, 65535)(port))
+    return ip.Endpoint.of(host, _number(1, 65535)(port))
 
 
 def _expires(text: str) -> str:
@@ -214,13 +223,13 @@ _INTERFACE: Mapping[str, _Key] = {
     "name": ("name", _label, False),
     "privatekey": ("private_key", lambda text: Secret(decode(text)), False),
     "privatekeyfile": ("private_key_file", _path, False),
-    "address": ("addresses", _list(_iface), True),
+    "address": ("addresses", _list(ip.parse_iface), True),
     "listenport": ("listen_port", _number(0, 65535), False),
     "fwmark": ("fwmark", _mark, False),
     "mtu": ("mtu", _number(1280, 65455), False),
     "table": ("table", _table, False),
     "relay": ("relay", _switch, False),
-    "forward": ("forward", _list(lambda text: _iface(text).network), True),
+    "forward": ("forward", _list(lambda text: ip.parse_iface(text).network), True),
     "host": ("hosts", _host, True),
     "dns": ("dns", _list(str), True),
     "killswitch": ("kill_switch", _switch, False),
@@ -229,8 +238,8 @@ _PEER: Mapping[str, _Key] = {
     "name": ("name", _label, False),
     "publickey": ("public_key", PublicKey.parse, False),
     "nextpublickey": ("next_public_key", PublicKey.parse, False),
-    "presharedkey": ("preshared_key", lambda text: Secret(decode(text)), False),
-    "allowedips": ("allowed_ips", _list(lambda text: _iface(text).network), True),
+    "presharedkey": ("preshared_key", _preshared, False),
+    "allowedips": ("allowed_ips", _list(lambda text: ip.parse_iface(text).network), True),
     "endpoint": ("endpoint", _endpoint, False),
     "persistentkeepalive": ("keepalive_s", _keepalive, False),
     "expires": ("expires", _expires, False),
