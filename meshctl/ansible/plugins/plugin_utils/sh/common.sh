@@ -8,7 +8,8 @@ export LC_ALL PATH
 # True when the manifest of another mesh on this host names that path.
 named_elsewhere() { # PATH
     for other in /etc/meshd/*.manifest.json; do
-        [ "$other" = "/etc/meshd/$name.manifest.json" ] || grep -qF "\"$1\"" "$other" 2> /dev/null && return 0
+        [ "$other" = "/etc/meshd/$name.manifest.json" ] && continue
+        grep -qF "\"$1\"" "$other" 2> /dev/null && return 0
     done
     return 1
 }
@@ -56,12 +57,15 @@ sweep() {
     rm -f "/etc/meshd/$name.conf" "/etc/meshd/$name.next" "/etc/meshd/$name.manifest.json" "/var/log/meshd-$name.log"
     rm -f "/run/meshd/$name.sock" "/run/meshd/$name.pid" "/run/wireguard/$name.sock"
     rm -f "/var/lib/meshd/$name.tai64n" "/var/lib/meshd/$name.tai64n.new"
-    rmdir /etc/meshd /usr/local/lib/meshd/*/ /usr/local/lib/meshd /run/meshd /run/wireguard 2> /dev/null
-    if rmdir /var/lib/private/meshd 2> /dev/null; then # systemd's form of StateDirectory= with DynamicUser=
-        rm -f /var/lib/meshd
-    else
-        rmdir /var/lib/meshd 2> /dev/null
-    fi
+    rmdir /etc/meshd /usr/local/lib/meshd/*/ /usr/local/lib/meshd 2> /dev/null
+    for folder in /var/lib/meshd /run/meshd /run/wireguard; do
+        if [ -L "$folder" ]; then # a dynamic user's folder is a link into a private one
+            rmdir "${folder%/*}/private/${folder##*/}" 2> /dev/null && rm -f "$folder"
+        else
+            rmdir "$folder" 2> /dev/null
+        fi
+    done
+    rmdir /run/private 2> /dev/null
     if [ "$init" = systemd ]; then
         systemctl daemon-reload
         systemctl reset-failed "meshd@$name" 2> /dev/null
