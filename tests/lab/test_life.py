@@ -1,0 +1,237 @@
+"""A lab comes up whole and goes down whole, whoever is killed on the way, and the machine never notices."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from meshctl.core.errors import Failed
+from meshctl.shell import lab
+from meshctl.shell.lab import LabHost
+from meshctl.shell.lab.state import StateDir
+
+from .bench import Bench
+
+pytestmark = pytest.mark.root
+
+UP = """\
+import sys
+from meshctl.shell import lab
+lab.up(sys.argv[1], [lab.LabHost("a"), lab.LabHost("b", behind="b"), lab.LabHost("c", user="admin")])
+print("up", flush=True)
+"""
+
+
+def machine() -> dict[str, str]:
+    """What a lab must not change: links, addresses, routes, rules, firewall, mounts and sysctls of the machine."""
+    looks = {
+        "links": ["ip", "-o", "link"],
+        "addresses": ["ip", "-o", "addr"],
+        "routes": ["sh", "-c", "ip route show table all; ip -6 route show table all; ip rule; ip -6 rule"],
+        "firewall": ["nft", "list", "ruleset"],
+        "sysctls": ["sh", "-c", "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/*/accept_dad"],
+        "mounts": ["cat", "/proc/self/mountinfo"],
+    }
+    said = {}
+    for what, argv in looks.items():
+        said[what] = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    said["addresses"] = "\n".join(line.split("valid_lft")[0] for line in said["addresses"].splitlines())
+    return said
+
+
+def namespaces(pids: list[int]) -> set[str]:
+    """`net:[4026…]` and the like, of these processes, without those that are ours too."""
+    return {space for pid in pids for space in spaces(pid)} - spaces(os.getpid())
+
+
+def spaces(pid: int) -> set[str]:
+    try:
+        return {str(Path(f"/proc/{pid}/ns/{kind}").readlink()) for kind in ("net", "mnt", "pid", "uts", "ipc")}
+    except OSError:  # it has ended, or is none of a lab's: a container's first process may be out of root's sight
+        return set()
+
+
+def processes(name: str) -> list[int]:
+    """Pids of everything in the lab's pid namespace and below: what hangs on the keeper."""
+    keeper = StateDir(name).keeper()
+    if keeper is None or not keeper.alive():
+        return []
+    found, queue = [], [keeper.pid]
+    while queue:
+        pid = queue.pop()
+        found.append(pid)
+        try:
+            queue += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 10.0) -> bool:
+    end = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def gone(pids: list[int]) -> bool:
+    """Ended; a zombie that the machine's init has yet to collect is."""
+
+    def ended(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    return all(map(ended, pids))
+
+
+def in_use(namespaces: set[str]) -> bool:
+    return any(spaces(int(path.name)) & namespaces for path in Path("/proc").glob("[0-9]*"))
+
+
+def test_up_and_down_leave_the_machine_as_it_was(bench: Bench) -> None:
+    before = machine()
+    bench.up(LabHost("a"), LabHost("b", behind="b", lan=("192.168.7.0/24",)), LabHost("c", user="admin"), loss=0.01)
+    assert machine() == before
+    pids = processes(bench.name)
+    made = namespaces(pids)
+    assert len(pids) >= 7
+    assert len(made) >= 5 * 3
+    assert in_use(made)
+    assert lab.down(bench.name)
+    assert gone(pids)
+    assert not StateDir(bench.name).path.exists()
+    assert not in_use(made)
+    assert machine() == before
+
+
+def test_down_of_nothing_says_so(bench: Bench) -> None:
+    assert lab.down(bench.name) is False
+
+
+def test_a_second_up_is_refused_and_the_first_lab_goes_on(bench: Bench) -> None:
+    bench.up(LabHost("a"))
+    with pytest.raises(Failed) as raised:
+        lab.up(bench.name, [LabHost("b")])
+    assert raised.value.code == "lab-up"
+    assert bench.ssh("a", "hostname").stdout == "a\n"
+
+
+def test_two_labs_at_once_do_not_meet(bench: Bench) -> None:
+    other = Bench(f"other-{os.getpid()}")
+    try:
+        bench.up(LabHost("a"))
+        other.up(LabHost("a"))
+        assert bench.hosts["a"].hostname == other.hosts["a"].hostname
+        assert bench.hosts["a"].host_keys != other.hosts["a"].host_keys
+        bench.says("a", "touch /etc/mine")
+        assert other.run("a", "test -e /etc/mine").returncode == 1
+        assert {bench.name, other.name} <= set(lab.names())
+    finally:
+        lab.down(other.name)
+    assert bench.ssh("a", "hostname").stdout == "a\n"
+
+
+def test_status_tells_hosts_that_ended(bench: Bench) -> None:
+    bench.up(LabHost("a"), LabHost("b"))
+    record = StateDir(bench.name).record()
+    assert record is not None
+    os.kill(record["hosts"]["b"]["init"]["pid"], signal.SIGKILL)
+    assert wait_for(lambda: [h.running for h in lab.status(bench.name).hosts] == [True, False])
+    with pytest.raises(Failed) as raised:
+        bench.run("b", "true")
+    assert raised.value.code == "lab-host"
+
+
+def test_status_of_nothing_is_an_error(bench: Bench) -> None:
+    with pytest.raises(Failed) as raised:
+        lab.status(bench.name)
+    assert raised.value.code == "lab-not-up"
+
+
+@pytest.mark.parametrize("after", [0.05, 0.12, 0.2, 0.3, 0.4, 0.5, 0.7])
+def test_a_killed_up_ends_the_whole_lab(bench: Bench, after: float) -> None:
+    """Wherever it is killed: afterwards either the lab stands, or nothing of it runs; and `down` leaves nothing."""
+    up = subprocess.Popen([sys.executable, "-c", UP, bench.name], stdout=subprocess.PIPE)
+    time.sleep(after)
+    pids = processes(bench.name)
+    up.kill()
+    out, _ = up.communicate()
+    if out:
+        assert lab.status(bench.name).running
+        pids = processes(bench.name)
+    else:
+        state = StateDir(bench.name)
+        assert wait_for(lambda: not state.held() or state.record() is not None)
+    lab.down(bench.name)
+    assert gone(pids)
+    assert not StateDir(bench.name).path.exists()
+
+
+def test_ctrl_c_during_up_leaves_nothing(bench: Bench) -> None:
+    up = subprocess.Popen([sys.executable, "-c", UP, bench.name], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert wait_for(lambda: StateDir(bench.name).keeper() is not None)
+    pids = processes(bench.name)
+    up.send_signal(signal.SIGINT)
+    out, _ = up.communicate(timeout=20)
+    assert out == b""
+    assert gone(pids)
+    assert not StateDir(bench.name).path.exists()
+
+
+def test_down_ends_an_up_that_is_on_its_way(bench: Bench) -> None:
+    up = subprocess.Popen([sys.executable, "-c", UP, bench.name], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert wait_for(lambda: StateDir(bench.name).keeper() is not None)
+    assert lab.down(bench.name)
+    _, err = up.communicate(timeout=20)
+    assert up.returncode != 0
+    assert b"did not come up" in err
+    assert not StateDir(bench.name).path.exists()
+
+
+def test_a_killed_keeper_takes_everything_along_and_up_works_again(bench: Bench) -> None:
+    bench.up(LabHost("a"), LabHost("b"))
+    keeper, pids = StateDir(bench.name).keeper(), processes(bench.name)
+    assert keeper is not None
+    os.kill(keeper.pid, signal.SIGKILL)
+    assert wait_for(lambda: gone(pids))
+    assert wait_for(lambda: not lab.status(bench.name).running)
+    with pytest.raises(Failed):
+        lab.addresses(bench.name)
+    bench.up(LabHost("a"))
+    assert bench.ssh("a", "hostname").stdout == "a\n"
+
+
+def test_programs_left_running_on_a_host_end_with_it(bench: Bench) -> None:
+    bench.up(LabHost("a"))
+    bench.says("a", "setsid sleep 600 >/dev/null 2>&1 & echo")
+    pids = processes(bench.name)
+    lab.down(bench.name)
+    assert gone(pids)
+
+
+def test_a_lab_that_can_not_come_up_says_why_and_leaves_nothing(bench: Bench) -> None:
+    with pytest.raises(Failed) as raised:
+        bench.up(LabHost("a"), LabHost("b" * 65))  # more than a host name can have (sethostname(2))
+    assert raised.value.code == "lab-build"
+    assert f"host {'b' * 65} did not come up" in raised.value.what
+    assert not StateDir(bench.name).path.exists()
+
+
+@pytest.mark.slow
+def test_a_hundred_hosts(bench: Bench) -> None:
+    began = time.monotonic()
+    bench.up(*(LabHost(f"h{n}") for n in range(100)))
+    assert time.monotonic() - began < 60
+    assert all(host.running for host in lab.status(bench.name).hosts)
+    bench.says("h7", f"ping -c1 -W2 {bench.hosts['h99'].hostname}")
