@@ -80,15 +80,25 @@ def _facts(conf: PublicConf, names: Mapping[PublicKey, str]) -> Iterator[tuple[F
     lists: tuple[tuple[str, list[str]], ...] = (
         ("address", [ip.iface_text(a) for a in conf.addresses]),
         ("lan", [ip.net_text(n) for n in conf.forward]),
-        ("name", list(conf.hosts)),
         ("route", [ip.net_text(n) for n in conf.routes]),
     )
     for what, items in lists:
         for item in items:
             yield (what, item), item
+    for name, addresses in _by_name(conf.hosts).items():
+        yield (f"name {name}", ""), ", ".join(addresses)
     for label, peer in _labelled(conf.peers, names).items():
         yield (f"peer {label}", ""), LINKED
         yield from _peer_facts(f"peer {label}: ", peer)
+
+
+def _by_name(lines: tuple[str, ...]) -> dict[str, list[str]]:
+    """The addresses of each name in the hosts block; of the names in a line the first is the host's."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        address, _, rest = line.partition(" ")
+        found.setdefault(rest.partition(" ")[0], []).append(address)
+    return found
 
 
 def _labelled(peers: tuple[PublicPeer, ...], names: Mapping[PublicKey, str]) -> dict[str, PublicPeer]:
@@ -120,9 +130,11 @@ def _peer_facts(prefix: str, peer: PublicPeer) -> Iterator[tuple[Fact, str]]:
 
 
 def _without_details(changes: list[Change]) -> Iterator[Change]:
-    """A peer that is new or gone is one line; what it has or had is not said again."""
-    whole = tuple(f"{c.what}: " for c in changes if LINKED in (c.before, c.after) and None in (c.before, c.after))
-    return (c for c in changes if not c.what.startswith(whole)) if whole else iter(changes)
+    """A peer that is new or gone is one line; what it has or had, and its name, are not said again."""
+    whole = {c.what for c in changes if LINKED in (c.before, c.after) and None in (c.before, c.after)}
+    details = tuple(f"{what}: " for what in whole)
+    names = {what.replace("peer ", "name ", 1) for what in whole}
+    return (c for c in changes if not (details and c.what.startswith(details)) and c.what not in names)
 
 
 def _order(fact: Fact) -> tuple[bool, str, str]:

@@ -19,7 +19,7 @@ from meshctl.core.errors import HostError
 from meshctl.core.keys import PublicKey
 from meshctl.core.lock import Lock
 from meshctl.core.mesh import Finding, Mesh
-from meshctl.core.report import ABSENT, Configured, Daemon, FileState, Manifest, PlacedFile, Report
+from meshctl.core.report import Configured, Daemon, FileState, Manifest, PlacedFile, Report
 from meshctl.core.spec import Pair
 
 Observed = Mapping[str, Report | HostError]
@@ -126,10 +126,8 @@ def removal(mesh_name: str, reports: Observed, release: Release) -> Plan:
 def after(bundle: Bundle, before: Report, release: Release) -> Report:
     """What this host reports once the plan was applied: the law is that diff then finds nothing."""
     if bundle.public is None:
-        clean = Daemon(release.version, "absent")
-        return replace(
-            before, binary=None, manifest=None, files=(), active=False, enabled=False, link="none", daemon=clean
-        )
+        gone = replace(before, binary=None, manifest=None, files=(), active=False, enabled=False)
+        return replace(gone, link="none", daemon=None)
     digest = canonical.digest(bundle.public)
     sha256 = release.binaries.get(before.arch, "")
     binary = PlacedFile(BINARY.format(version=release.version), "0755", sha256)
@@ -302,4 +300,4 @@ def _live(report: Report) -> PublicConf | None:
 
 def fresh(host: str, arch: str = "x86_64") -> Report:
     """The report of a host that never heard of us, for rehearsals and tests."""
-    return Report(host=host, uid=0, arch=arch, daemon=Daemon("", "absent", ABSENT, ABSENT))
+    return Report(host=host, uid=0, arch=arch)

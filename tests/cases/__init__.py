@@ -1,0 +1,1 @@
+"""Stories and shared cases: folders of data, run by the tests beside them."""
