@@ -190,6 +190,27 @@ impl Tun {
         get_interface(self.fd.as_fd()).is_ok()
     }
 
+    /// Whether the link is up, in whatever namespace it is now; `None` once it was deleted.
+    pub fn link_up(&self) -> Option<bool> {
+        // One byte that claims to be IPv4: a link that is down refuses it (tun_get_user), one that is up drops it as a broken
+        // header. Nothing but the descriptor reaches a link in another namespace.
+        let mut probe = [0; VNET_LEN + 1];
+        probe[VNET_LEN] = 0x40;
+        match sys::write(self.fd.as_fd(), &probe) {
+            Err(e) if e.raw_os_error() == Some(libc::EIO) => Some(false),
+            Err(e) if detached(&e) => None,
+            _ => Some(true),
+        }
+    }
+
+    /// Stops asking for super-packets: the kernel cuts and sums by itself from now on. What is queued already comes as it is.
+    pub fn stop_offloading(&mut self) -> Result<(), Error> {
+        self.set_offload(false, false)
+            .context(|| "switch the TUN's offloads off")?;
+        self.offloads = TunOffloads::default();
+        Ok(())
+    }
+
     /// Reads one packet, virtio header first, into `buf` and returns their length together. `WouldBlock` when none is
     /// waiting; see [`detached`] for the error of a deleted link. 65546 bytes hold the largest packet.
     pub fn read(&self, buf: &mut [u8]) -> io::Result<usize> {

@@ -1,4 +1,6 @@
 //! TUN and rtnetlink against the real kernel, each test in a network namespace of its own.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::in_namespace;
@@ -61,6 +63,9 @@ fn a_link_lives_and_dies_with_its_tun() {
         netlink.set_up(link.index, true).unwrap();
         let link = netlink.require_link(link.index).unwrap();
         assert_eq!((link.mtu, link.up, link.queue_len), (1420, true, 1000));
+        assert_eq!(tun.link_up(), Some(true));
+        netlink.set_up(link.index, false).unwrap();
+        assert_eq!(tun.link_up(), Some(false));
         drop(tun);
         assert_eq!(netlink.link("wg0").unwrap(), None);
         assert_eq!(
@@ -180,6 +185,7 @@ fn a_deleted_link_is_noticed_everywhere() {
         let (tun, index) = tun_up(&netlink, "wg0");
         netlink.delete_link(index).unwrap();
         assert!(!tun.attached());
+        assert_eq!(tun.link_up(), None);
         assert!(tun.name().is_err());
         assert_eq!(
             events::wait_readable([tun.as_fd()], SECOND).unwrap(),

@@ -1,4 +1,6 @@
 //! The outer sockets against the real kernel, each test in a network namespace of its own.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::in_namespace;

@@ -61,7 +61,8 @@ impl LinkEvents {
         })
     }
 
-    /// The next event, or `None` when none waits. Doesn't block.
+    /// The next event, or `None` when none waits. Doesn't block. No iterator: there are more events later.
+    #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<LinkEvent>> {
         loop {
             if let Some(event) = self.waiting.pop_front() {
