@@ -125,9 +125,11 @@ class Lab:
         for name, birth in births.items():
             birth.read_pid()
             self.netns[name] = f"/proc/{birth.process.pid}/ns/net"
-        self._wire(layout)
-        for birth in births.values():
-            birth.read_key()
+        try:
+            self._wire(layout)
+        finally:  # a host that gave up explains the failure better than a cable that found no end
+            for birth in births.values():
+                birth.read_key()
         self._link_namespaces()
         _await_ssh(layout.places)
         return {host.name: self._record(host, layout.places[host.name], births[host.name]) for host in self.wish.hosts}
