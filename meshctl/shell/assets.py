@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 from meshctl.core.errors import Failed
@@ -33,10 +34,11 @@ def observe_script() -> bytes:
     return (collections() / _COLLECTION / "plugins" / "plugin_utils" / "sh" / "observe.sh").read_bytes()
 
 
-def architectures() -> tuple[str, ...]:
-    """The architectures whose daemon is carried, as `uname -m` calls them."""
+@cache
+def binaries() -> dict[str, str]:
+    """The carried daemons: architecture, as `uname -m` calls it, and the SHA-256 of the binary."""
     folder = collections() / _COLLECTION / "roles" / "daemon" / "files" / "bin"
-    return tuple(sorted(binary.parent.name for binary in folder.glob("*/meshd")))
+    return {path.parent.name: sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*/meshd"))}
 
 
 def _link(checkout: Path) -> Path:

@@ -36,32 +36,38 @@ class VaultSource:
     file: Path | None = None
     ask: bool = False
 
+    @property
+    def given(self) -> bool:
+        return self.ask or self.file is not None or bool(os.environ.get(ENVIRONMENT))
+
     def password(self, prompt: Callable[[str], str]) -> Secret[bytes] | None:
         """The password, or None when none is given. `prompt` asks the user; Invalid when the file can't be used."""
         if self.ask:
             return Secret(prompt("Vault password").encode())
         path = self.file or (Path(os.environ[ENVIRONMENT]) if os.environ.get(ENVIRONMENT) else None)
-        return None if path is None else _from_file(path.expanduser())
+        return None if path is None else password_from(path.expanduser(), "the vault password")
 
 
-def _from_file(path: Path) -> Secret[bytes]:
-    """A file's content, or an executable's output, without white space at its ends (ansible-core, parsing/vault)."""
+def password_from(path: Path, noun: str) -> Secret[bytes]:
+    """A file's content, or an executable's output, without white space at its ends (ansible-core, parsing/vault).
+
+    Invalid when there is none to be had.
+    """
     where = Where(str(path))
-    hint = f"look at --vault-password-file and {ENVIRONMENT}"
     try:
         if os.access(path, os.X_OK) and path.is_file():
             answer = subprocess.run([path.absolute()], stdout=subprocess.PIPE, check=False)
             if answer.returncode != 0:
-                what = f"the vault password script ended with {answer.returncode}"
-                raise Invalid([Problem(what, where, "run it by hand", "vault")])
+                what = f"the script for {noun} ended with {answer.returncode}"
+                raise Invalid([Problem(what, where, "run it by hand", "password")])
             password = answer.stdout.strip()
         else:
             password = path.read_bytes().strip()
     except OSError as error:
-        what = f"can't read the vault password: {(error.strerror or str(error)).lower()}"
-        raise Invalid([Problem(what, where, hint, "vault")]) from error
+        what = f"can't read {noun}: {(error.strerror or str(error)).lower()}"
+        raise Invalid([Problem(what, where, "name another file", "password")]) from error
     if not password:
-        raise Invalid([Problem("the vault password is empty", where, hint, "vault")])
+        raise Invalid([Problem(f"{noun} is empty", where, "write it into the file", "password")])
     return Secret(password)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -61,6 +62,11 @@ class Road:
     def has_authority(self) -> bool:
         """Whether a certificate authority vouches for the host (which only the ssh command can check)."""
         return any(pin.startswith(CA_MARK) for pin in self.host_keys)
+
+
+def available() -> bool:
+    """Whether there is an ssh command to ask."""
+    return shutil.which("ssh") is not None
 
 
 def resolve(host: str, destination: str, *, port: int | None = None, config: Path | None = None) -> Road:

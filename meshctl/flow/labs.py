@@ -1,0 +1,70 @@
+"""The lab of a mesh file: its hosts as the lab wants them, and the roads to them.
+
+What the file says of a host is kept (names, endpoints, NAT, places, site networks, the user and its sudo), so that the
+rehearsal's configurations are the ones the real hosts would get. Only the way in differs: the lab's own addresses, keys
+and host keys, none of which ever enters mesh.lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from meshctl.core.errors import Failed, HostError
+from meshctl.core.ip import net_text
+from meshctl.core.spec import HostSpec, Spec
+from meshctl.shell import lab, sshconfig
+from meshctl.shell.lab import LabAddress, LabHost, LabOptions
+from meshctl.shell.sshconfig import Road
+
+
+def up(spec: Spec, folder: Path) -> Mapping[str, LabAddress]:
+    """Build the lab of this file. The mesh's own folder, with its keys, is not seen on the hosts."""
+    hosts = [_host(spec, host) for host in spec.hosts.values()]
+    options = LabOptions(loss=spec.lab.loss, latency_ms=spec.lab.latency_ms, hide=(str(folder.resolve()),))
+    return lab.up(spec.mesh, hosts, options)
+
+
+def roads(spec: Spec) -> dict[str, Road]:
+    """Enter the lab of this file; the roads to its hosts from there. Failed when it isn't up, or lacks a host."""
+    addresses = lab.addresses(spec.mesh)
+    if missing := sorted(set(spec.hosts) - set(addresses)):
+        hint = "meshctl lab down, then meshctl lab up: it is made from the file as it was then"
+        raise Failed(f"the lab {spec.mesh} has no host {', '.join(missing)}", hint, "lab-host")
+    lab.enter(spec.mesh)
+    return {name: _road(name, address) for name, address in addresses.items()}
+
+
+def _road(name: str, address: LabAddress) -> Road:
+    return Road(
+        destination=f"{address.user}@{address.hostname}",
+        hostname=address.hostname,
+        user=address.user,
+        port=address.port,
+        alias=f"meshctl-{name}",
+        host_keys=address.host_keys,
+        identity_files=(str(address.identity),),
+        identities_only=True,
+        agent=False,
+        config="none",
+    )
+
+
+def _host(spec: Spec, host: HostSpec) -> LabHost:
+    behind_nat = spec.lab.behind_nat.get(host.name, host.nat)
+    place = host.at.place if host.at is not None else host.name
+    user, hostname = host.ssh.user or "root", host.ssh.host
+    if sshconfig.available():
+        try:
+            road = sshconfig.resolve(host.name, f"{host.ssh.user}@{hostname}" if host.ssh.user else hostname)
+            user, hostname = road.user, road.hostname
+        except HostError:
+            pass  # the user's configuration is broken: the file's own words must do
+    names = [hostname, *([host.endpoint.host] if host.endpoint else [])]
+    return LabHost(
+        name=host.name,
+        user=user,
+        names=tuple(dict.fromkeys(names)),
+        behind=place if behind_nat else None,
+        lan=tuple(map(net_text, host.lan)),
+    )

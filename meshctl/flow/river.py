@@ -1,0 +1,261 @@
+"""The river: mesh.yaml ─read→ Files ─ways→ Roads ─observe→ Reports ─desire→ Desired ─diff→ Plan.
+
+One Session is one command's run: it reads the files once, finds the road to each host once, and keeps one connection a
+host. Reading and planning write nothing; `persist` is the one place that does, keys before the lock, since a lock
+without its keys is an error and keys without their lock are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Self
+
+from meshctl.core import bundle, keys, lock, mesh, names, parse, plan, report, status
+from meshctl.core.bundle import Bundle
+from meshctl.core.errors import Failed, HostError, Invalid, Problem, Where
+from meshctl.core.keys import KeyRing, Secret
+from meshctl.core.lock import Lock
+from meshctl.core.mesh import Mesh, Place
+from meshctl.core.plan import Plan, Release
+from meshctl.core.report import Report, Vitals
+from meshctl.core.spec import Spec, SshAddress
+from meshctl.core.status import Status
+from meshctl.flow import labs
+from meshctl.flow.progress import Progress, Silent
+from meshctl.shell import assets, keyring, meshdir, sshconfig, yamlfile
+from meshctl.shell.keyring import VaultSource
+from meshctl.shell.meshdir import MeshDir
+from meshctl.shell.observe import answered, observe
+from meshctl.shell.ssh import Command, Pool, at_once
+from meshctl.shell.sshconfig import Road
+from meshctl.version import VERSION
+
+MESHD = "/usr/local/bin/meshd"
+_PROBE_WAIT = 5  # seconds that meshd waits for the answers of a probe
+_NOT_RUNNING, _NOT_THERE = 4, 127  # exit statuses of meshd (contracts §3) and of a shell
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the command line asked for."""
+
+    mesh: MeshDir
+    vault: VaultSource = field(default_factory=VaultSource)
+    prompt: Callable[[str], str] = input
+    become_password: Secret[bytes] | None = None
+    lab: bool = False
+    limit: tuple[str, ...] = ()
+    progress: Progress = field(default_factory=Silent)
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The mesh's files, read. `lock` and `ring` are None when there is no such file yet, or it wasn't needed."""
+
+    spec: Spec
+    lock: Lock | None
+    ring: KeyRing | None
+    password: Secret[bytes] | None
+
+    def destinations(self) -> dict[str, SshAddress]:
+        """How each member and each leaving host is reached."""
+        known = {name: host.ssh for name, host in self.spec.hosts.items()}
+        old = {} if self.lock is None else dict(self.lock.leaving) | dict(self.lock.hosts)
+        return {name: ssh_address(host.ssh) for name, host in sorted(old.items()) if name not in known} | known
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What there is to be: the mesh, what must be kept of it, and what each host receives."""
+
+    mesh: Mesh
+    lock: Lock
+    ring: KeyRing
+    bundles: Mapping[str, Bundle]
+
+
+def read_spec(run: Run) -> Spec:
+    """mesh.yaml alone."""
+    shown = str(run.mesh.yaml)
+    return parse.parse(yamlfile.read(run.mesh.yaml, shown), shown)
+
+
+def read_lock(run: Run) -> Lock | None:
+    """mesh.lock, or None when there is none yet."""
+    path = run.mesh.lock
+    return lock.read(yamlfile.read(path, str(path)), str(path)) if path.exists() else None
+
+
+def read(run: Run, *, secrets: bool = True) -> Files:
+    """The files of the mesh; Invalid holds the problems of the first that has any. Without `secrets` no key is read."""
+    spec, locked, shown = read_spec(run), read_lock(run), str(run.mesh.keys)
+    if not secrets:
+        return Files(spec, locked, None, None)
+    password = run.vault.password(run.prompt)
+    ring = keyring.read(run.mesh.keys, password)
+    public = locked.public_keys() if locked else {}
+    if ring is None and public:
+        what = f"{shown} is missing, and {run.mesh.lock.name} knows {len(public)} hosts"
+        hint = f"restore {run.mesh.keys.name} from your backup; only to start anew delete {run.mesh.lock.name} too"
+        raise Invalid([Problem(what, Where(shown), hint, "keys")])
+    if ring is not None:
+        keys.check(ring, public, shown)
+    return Files(spec, locked, ring, password)
+
+
+def meant(files: Files, places: Mapping[str, Place]) -> Mesh:
+    """The mesh as far as it can be known without any secret: hosts that have no key yet get one that is forgotten."""
+    drawn = keyring.grown(KeyRing(), files.spec.hosts).public()
+    public = drawn | (files.lock.public_keys() if files.lock else {})
+    return mesh.resolve(files.spec, files.lock, public, places, {})[0]
+
+
+def desire(files: Files, places: Mapping[str, Place], ports: Mapping[str, frozenset[int]]) -> Desired:
+    """Resolve and render. Keys that don't exist yet are drawn here and live in memory until `persist`."""
+    ring = keyring.grown(files.ring or KeyRing(), files.spec.hosts)
+    resolved, locked = mesh.resolve(files.spec, files.lock, ring.public(), places, ports)
+    return Desired(resolved, locked, ring, bundle.render(resolved, ring, VERSION))
+
+
+def persist(run: Run, files: Files, locked: Lock, ring: KeyRing) -> None:
+    """Write what must not be lost, before the first host is touched; a file that is right already is left alone."""
+    encrypted = keyring.is_encrypted(run.mesh.keys)
+    if ring != files.ring or (files.password is not None and not encrypted):
+        keyring.write(run.mesh.keys, ring, files.password)
+    if locked != files.lock:
+        meshdir.write(run.mesh.lock, lock.format(locked))
+
+
+def check(run: Run) -> Mesh:
+    """Everything that can be known without contacting anybody; encrypted keys are opened if a password is given."""
+    locked_up = keyring.is_encrypted(run.mesh.keys) and not run.vault.given
+    files = read(run, secrets=not locked_up)
+    places = {name: place for name, (_, place) in _roads(files).items()} if sshconfig.available() else {}
+    return meant(files, places)
+
+
+def render(run: Run) -> Desired:
+    """The bundles of all members, without contacting anybody. Their keys and addresses are kept: they are real."""
+    files = read(run)
+    desired = desire(files, {name: place for name, (_, place) in _roads(files).items()}, {})
+    with meshdir.run_lock(run.mesh):
+        persist(run, files, desired.lock, desired.ring)
+    return desired
+
+
+def release() -> Release:
+    """The daemon that this meshctl carries."""
+    return Release(VERSION, assets.binaries())
+
+
+def ssh_address(text: str) -> SshAddress:
+    """mesh.lock's `[user@]host[:port]`, which SshAddress wrote."""
+    user, _, rest = text.rpartition("@")
+    if rest.startswith("["):
+        host, _, port = rest[1:].partition("]")
+        port = port.removeprefix(":")
+    else:
+        host, _, port = rest.partition(":")
+    return SshAddress(host, user or None, int(port) if port.isdecimal() else None)
+
+
+class Session:
+    """One run against the hosts; a context manager, which closes the connections."""
+
+    def __init__(self, run: Run, *, secrets: bool = True) -> None:
+        self.run = run
+        self.files = read(run, secrets=secrets)
+        self.hosts = self._chosen()
+        lab = labs.roads(self.files.spec) if run.lab else None  # enters the lab: before any thread is made
+        found = _roads(self.files)
+        self.places = {name: place for name, (_, place) in found.items()}
+        self.faults = {name: road for name, (road, _) in found.items() if isinstance(road, HostError) and lab is None}
+        roads = lab or {name: road for name, (road, _) in found.items() if isinstance(road, Road)}
+        self.roads = {name: self._pinned(name, road) for name, road in roads.items() if name in self.hosts}
+        password = run.become_password.reveal() if run.become_password else None
+        self.pool = Pool(self.roads, become_password=password)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.close()
+
+    def observe(self) -> dict[str, Report | HostError]:
+        """One connection and one command a host."""
+        told = self.run.progress
+        told.phase("observe", tuple(self.roads))
+        seen = observe(self.pool, self.roads, self.files.spec.mesh, lambda host: told.step(host, "observe", "done"))
+        return seen | {name: fault for name, fault in self.faults.items() if name in self.hosts}
+
+    def desire(self, reports: Mapping[str, Report | HostError]) -> Desired:
+        """The desired mesh; a new host's port avoids the ones in use there. Pins that known_hosts held are kept."""
+        ports = {name: seen.ports for name, seen in reports.items() if isinstance(seen, Report)}
+        desired = desire(self.files, self.places, ports)
+        locked = desired.lock
+        for name, road in self.roads.items():
+            if not self.run.lab and road.host_keys and not locked.ssh_host_keys(name):
+                locked = lock.pin(locked, name, road.host_keys)
+        return replace(desired, lock=locked)
+
+    def diff(self, desired: Desired, reports: Mapping[str, Report | HostError]) -> Plan:
+        limit = frozenset(self.hosts) if self.run.limit else None
+        return plan.diff(desired.mesh, desired.bundles, reports, desired.lock, release(), limit=limit)
+
+    def ping(self, hosts: Iterable[str], pool: Pool | None = None) -> dict[str, Vitals | HostError]:
+        """Every link of these hosts, probed now."""
+        name = self.files.spec.mesh
+        command = Command(f"{MESHD} ping {name} --wait {_PROBE_WAIT} --json", timeout=_PROBE_WAIT + 20.0)
+        answers = (pool or self.pool).run_all(dict.fromkeys(hosts, command))
+        vitals: dict[str, Vitals | HostError] = {}
+        for host, answer in answers.items():
+            if not isinstance(answer, HostError) and answer.exit == _NOT_RUNNING:
+                vitals[host] = Vitals(name, "", "down")
+            elif not isinstance(answer, HostError) and answer.exit == _NOT_THERE:
+                vitals[host] = HostError(host, "report", "meshd is not installed there", "meshctl apply")
+            else:
+                vitals[host] = answered(host, answer, partial(report.vitals, host))
+        return vitals
+
+    def status(self) -> Status:
+        """Every link probed from both ends."""
+        told = self.run.progress
+        members = [name for name in self.roads if name in self.files.spec.hosts]
+        told.phase("probe", tuple(members))
+        vitals = self.ping(members) | {n: f for n, f in self.faults.items() if n in self.hosts}
+        return status.judge(meant(self.files, self.places), vitals)
+
+    def _chosen(self) -> frozenset[str]:
+        """The hosts that may be touched: all of them, or those of --limit."""
+        known = self.files.destinations()
+        for name in self.run.limit:
+            if name not in known:
+                raise Failed(
+                    f"there is no host {name}", names.did_you_mean(name, known) or f"hosts: {', '.join(known)}"
+                )
+        return frozenset(self.run.limit or known)
+
+    def _pinned(self, name: str, road: Road) -> Road:
+        """With the pins of mesh.lock; else with what the user's known_hosts holds. A lab brings its own."""
+        if self.run.lab:
+            return road
+        pins = self.files.lock.ssh_host_keys(name) if self.files.lock else ()
+        return road.pinned(pins or sshconfig.known_keys(road))
+
+
+def _roads(files: Files) -> dict[str, tuple[Road | HostError, Place]]:
+    """The user's OpenSSH, asked for each host at once."""
+    known = files.destinations()
+
+    def ask(name: str) -> tuple[Road | HostError, Place]:
+        address = known[name]
+        destination = f"{address.user}@{address.host}" if address.user else address.host
+        try:
+            road = sshconfig.resolve(name, destination, port=address.port)
+        except HostError as error:
+            return error, Place()
+        return road, Place(road.hostname, direct=road.proxyjump is None and road.proxycommand is None)
+
+    return at_once(known, ask)

@@ -1,0 +1,297 @@
+"""Safe apply: stage everywhere, switch, prove over fresh connections, then confirm everywhere or roll back everywhere.
+
+Until it is confirmed a host goes back by itself when the time runs out, so nothing here has to succeed for the mesh to
+be whole: a controller that dies leaves every host to its timer. The decision is taken once, for all switched hosts
+together: every one of them answers over a fresh connection, and no link that was alive before is dead. A host that
+failed earlier takes no part; a new link that doesn't come up is reported and rolls nothing back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from meshctl.core import lock, plan, status
+from meshctl.core.bundle import Bundle, absent
+from meshctl.core.errors import Failed, HostError
+from meshctl.core.keys import KeyRing
+from meshctl.core.lock import Lock
+from meshctl.core.mesh import Mesh
+from meshctl.core.plan import Action, Plan
+from meshctl.core.report import Report, Vitals
+from meshctl.core.status import Status
+from meshctl.flow import river
+from meshctl.flow.river import MESHD, Desired, Session
+from meshctl.shell import ansible, meshdir
+from meshctl.shell.ansible import StepEvent, Target
+from meshctl.shell.ssh import Command
+from meshctl.version import VERSION
+
+WITHIN = 60  # seconds until an unconfirmed host goes back by itself
+_WITHIN_EACH = 1  # seconds more a host: switching many takes a while
+_ROLLBACK_TIMEOUT = 15.0  # seconds; the timer does it when we can't
+
+
+class Result(StrEnum):
+    CREATED = "created"
+    CHANGED = "changed"
+    HEALED = "healed"
+    REMOVED = "removed"
+    ROLLED_BACK = "rolled back"
+    FAILED = "failed"
+
+
+_DONE = {
+    Action.CREATE: Result.CREATED,
+    Action.CHANGE: Result.CHANGED,
+    Action.DRIFT: Result.HEALED,
+    Action.REMOVE: Result.REMOVED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HostOutcome:
+    host: str
+    result: Result
+    error: HostError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of each host that was to be touched. `rolled_back` says why nothing was kept, or is empty."""
+
+    hosts: tuple[HostOutcome, ...] = ()
+    status: Status | None = None
+    rolled_back: tuple[str, ...] = ()
+
+    @property
+    def exit(self) -> int:
+        """0 done; 1 nothing was kept; 4 some hosts are not done."""
+        if self.rolled_back:
+            return 1
+        return 4 if any(h.result is Result.FAILED for h in self.hosts) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan, and what it was made of."""
+
+    plan: Plan
+    desired: Desired
+    reports: Mapping[str, Report | HostError]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C after hosts had begun to switch. The others had nothing changed that a next run doesn't finish."""
+
+    def __init__(self, rolled_back: tuple[str, ...], left: tuple[str, ...]) -> None:
+        super().__init__("interrupted")
+        self.rolled_back = rolled_back
+        self.left = left
+
+
+def make_plan(session: Session) -> Planned:
+    """Observe and compare; nothing is written anywhere."""
+    reports = session.observe()
+    desired = session.desire(reports)
+    return Planned(session.diff(desired, reports), desired, reports)
+
+
+def removal_plan(session: Session) -> Planned:
+    """What taking the mesh off every (chosen) host would do."""
+    reports = session.observe()
+    desired = session.desire(reports)
+    return Planned(plan.removal(session.files.spec.mesh, reports, river.release()), desired, reports)
+
+
+def apply(session: Session, planned: Planned) -> Outcome:
+    """Do the plan. The run lock is held by the caller."""
+    run, desired = session.run, planned.desired
+    river.persist(run, session.files, desired.lock, desired.ring)
+    doing = _Doing(session, planned)
+    outcome = doing.switch()
+    removed = doing.remove()
+    hosts = tuple(sorted((*_unreachable(planned.plan), *outcome.hosts, *removed), key=lambda h: h.host))
+    gone = [*planned.plan.forget, *(h.host for h in removed if h.result is Result.REMOVED)]
+    _forget(session, desired, gone)
+    return replace(outcome, hosts=hosts)
+
+
+def remove(session: Session, planned: Planned) -> Outcome:
+    """Take the mesh off the planned hosts. mesh.lock and mesh.keys keep the members' identities."""
+    removed = _Doing(session, planned).remove()
+    gone = [h.host for h in removed if h.result is Result.REMOVED and h.host in planned.desired.lock.leaving]
+    if gone:
+        _forget(session, planned.desired, gone)
+    return Outcome(tuple(sorted((*_unreachable(planned.plan), *removed), key=lambda h: h.host)))
+
+
+class _Doing:
+    """One plan being done."""
+
+    def __init__(self, session: Session, planned: Planned) -> None:
+        self.session, self.planned = session, planned
+        self.mesh: Mesh = planned.desired.mesh
+        self.actions = {h.host: h.action for h in planned.plan.hosts if h.host in planned.plan.touched}
+        self.reached: set[str] = set()  # hosts that may have switched
+        self.errors: dict[str, HostError] = {}
+        self.switched: list[str] = []
+
+    def switch(self) -> Outcome:
+        hosts = [name for name, action in self.actions.items() if action is not Action.REMOVE]
+        if not hosts:
+            return Outcome()
+        try:
+            before = self._alive_before(hosts)
+            within = WITHIN + _WITHIN_EACH * len(hosts)
+            self._play("apply", hosts, {"meshd_confirm": False, "meshd_within": within})
+            with self.session.pool.fresh() as pool:
+                self.session.pool = pool
+                vitals = self._probe(hosts)
+                if why := self._why_not(before, vitals):
+                    self._roll_back()
+                    return Outcome(tuple(self._outcomes(hosts, rolled_back=True)), rolled_back=why)
+                self._confirm()
+                judged = status.judge(self.mesh, vitals)
+        except KeyboardInterrupt:
+            if not self.reached:
+                raise
+            raise self._retreat() from None
+        except Failed:
+            if self.reached:
+                self._roll_back()
+            raise
+        return Outcome(tuple(self._outcomes(hosts)), judged)
+
+    def remove(self) -> list[HostOutcome]:
+        hosts = [name for name, action in self.actions.items() if action is Action.REMOVE]
+        if not hosts:
+            return []
+        self._play("remove", hosts, {"meshd_name": self.mesh.name})
+        return list(self._outcomes(hosts))
+
+    def _play(self, playbook: str, hosts: list[str], variables: Mapping[str, object]) -> None:
+        session, told = self.session, self.session.run.progress
+        told.phase(playbook, tuple(hosts))
+        targets = [Target(name, session.roads[name], self._bundle(name), self._arch(name)) for name in hosts]
+
+        def on_event(event: StepEvent) -> None:
+            if event.step == "switch" and event.status == "start":
+                self.reached.add(event.host)
+            if event.step == "switch" and event.status in ("ok", "changed"):
+                self.switched.append(event.host)
+            if event.error is not None:
+                self.errors[event.host] = event.error
+            told.step(event.host, event.step, event.status)
+
+        password = session.run.become_password
+        ansible.run(playbook, targets, on_event, variables=variables, become_password=password)
+
+    def _bundle(self, name: str) -> Bundle:
+        return self.planned.desired.bundles.get(name) or absent(self.mesh.name, name, VERSION)
+
+    def _arch(self, name: str) -> str | None:
+        seen = self.planned.reports[name]
+        return seen.arch if isinstance(seen, Report) else None
+
+    def _alive_before(self, hosts: Iterable[str]) -> dict[str, set[str]]:
+        """Host → public keys of the peers that answer it now. An idle link tells nothing, so all are probed."""
+        running = [name for name in hosts if self._runs(name)]
+        if not running:
+            return {}
+        self.session.run.progress.phase("probe", tuple(running))
+        vitals = self.session.ping(running)
+        return {
+            name: {peer.public_key for peer in seen.peers if peer.alive}
+            for name, seen in vitals.items()
+            if isinstance(seen, Vitals)
+        }
+
+    def _runs(self, name: str) -> bool:
+        seen = self.planned.reports[name]
+        return isinstance(seen, Report) and seen.daemon is not None and seen.daemon.state == "running"
+
+    def _probe(self, hosts: Iterable[str]) -> dict[str, Vitals | HostError]:
+        asked = [name for name in hosts if name not in self.errors or name in self.switched]
+        self.session.run.progress.phase("probe", tuple(asked))
+        return self.session.ping(asked)
+
+    def _why_not(self, before: Mapping[str, set[str]], vitals: Mapping[str, Vitals | HostError]) -> tuple[str, ...]:
+        """Reasons to go back: empty when all is well."""
+        names = {str(host.public_key): name for name, host in self.mesh.hosts.items()}
+        why = []
+        for name in self.switched:
+            seen = vitals[name]
+            if isinstance(seen, HostError):
+                why.append(f"{name} does not answer over a fresh connection: {seen.what}")
+                continue
+            if seen.state != "running":
+                why.append(f"meshd on {name} is {seen.state} after the switch")
+            for peer in seen.peers:
+                if peer.alive is False and peer.public_key in before.get(name, ()):
+                    other = names.get(peer.public_key) or peer.name or peer.public_key
+                    why.append(f"the link {name} -- {other} was alive and is dead: {peer.reason or 'no answer'}")
+        return tuple(why)
+
+    def _confirm(self) -> None:
+        # --force: whether to confirm was decided for all hosts together, and a host of another opinion would make a
+        # mixture of old and new
+        told = self.session.run.progress
+        told.phase("confirm", tuple(self.switched))
+        bundles, name = self.planned.desired.bundles, self.mesh.name
+        commands = {h: Command(f"{MESHD} confirm {name} --id {bundles[h].id} --force") for h in self.switched}
+        answers = self.session.pool.run_all(commands, lambda host, _: told.step(host, "confirm", "done"))
+        for host, answer in answers.items():
+            if isinstance(answer, HostError):
+                self.errors[host] = answer
+            elif answer.exit != 0:
+                what = (answer.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("meshd: ")
+                self.errors[host] = HostError(host, "switch", f"it did not confirm: {what}", "run meshctl apply again")
+
+    def _roll_back(self) -> tuple[str, ...]:
+        """The hosts that said they went back; the others do when their time runs out."""
+        hosts = sorted({*self.switched, *self.reached})
+        self.session.run.progress.phase("roll back", tuple(hosts))
+        command = Command(f"{MESHD} rollback {self.mesh.name}", timeout=_ROLLBACK_TIMEOUT)
+        answers = self.session.pool.run_all(dict.fromkeys(hosts, command))
+        return tuple(host for host, answer in answers.items() if not isinstance(answer, HostError))
+
+    def _retreat(self) -> Interrupted:
+        """After Ctrl-C: back on every host that may have switched. A second Ctrl-C leaves the rest to their timers."""
+        back: tuple[str, ...] = ()
+        try:
+            with self.session.pool.fresh() as pool:
+                self.session.pool = pool
+                back = self._roll_back()
+        except KeyboardInterrupt:
+            pass
+        return Interrupted(back, tuple(sorted(self.reached - set(back))))
+
+    def _outcomes(self, hosts: Iterable[str], *, rolled_back: bool = False) -> Iterable[HostOutcome]:
+        for name in hosts:
+            if name in self.errors:
+                yield HostOutcome(name, Result.FAILED, self.errors[name])
+            elif rolled_back and name in self.switched:
+                yield HostOutcome(name, Result.ROLLED_BACK)
+            else:
+                yield HostOutcome(name, _DONE[self.actions[name]])
+
+
+def _unreachable(planned: Plan) -> list[HostOutcome]:
+    """The hosts that the plan already knew to fail."""
+    return [HostOutcome(h.host, Result.FAILED, h.errors[0]) for h in planned.hosts if h.errors]
+
+
+def _forget(session: Session, desired: Desired, gone: list[str]) -> None:
+    """mesh.lock and mesh.keys without the hosts that left."""
+    if not gone:
+        return
+    locked: Lock = lock.forget(desired.lock, gone)
+    kept = {name: key for name, key in desired.ring.private.items() if name in (locked.hosts.keys() | locked.leaving)}
+    ring = KeyRing(kept, desired.ring.psk_root)
+    files = replace(session.files, lock=desired.lock, ring=desired.ring)
+    # the lock first here: keys that no lock names do no harm, a lock without its keys does
+    if locked != files.lock:
+        meshdir.write(session.run.mesh.lock, lock.format(locked))
+    river.persist(session.run, replace(files, lock=locked), locked, ring)

@@ -1,0 +1,114 @@
+"""The options that commands share, and the Run they make."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from meshctl.screen import Screen
+
+if TYPE_CHECKING:
+    from meshctl.flow.river import Run
+
+Value = Any
+"""What click hands over for an option: a flag, a text, a path, a tuple of texts."""
+Given = dict[str, Any]
+F = TypeVar("F", bound=Callable[..., Any])
+_BECOME_FILE = "ANSIBLE_BECOME_PASSWORD_FILE"
+
+
+def file(command: F) -> F:
+    return click.argument("file", required=False, type=click.Path(path_type=Path))(command)
+
+
+def as_json(command: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print data as JSON on stdout.")(command)
+
+
+def vault(command: F) -> F:
+    """How mesh.keys is opened, as Ansible users say it."""
+    for option in (
+        click.option("--ask-vault-pass", "-J", is_flag=True, help="Ask for the vault password."),
+        click.option(
+            "--vault-password-file",
+            type=click.Path(path_type=Path),
+            help="File or script with the vault password of mesh.keys; else ANSIBLE_VAULT_PASSWORD_FILE.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def limit(command: F) -> F:
+    return click.option(
+        "--limit",
+        "-l",
+        multiple=True,
+        metavar="HOST",
+        shell_complete=_hosts,
+        help="Touch these hosts only (again, or with commas). Who is a member doesn't change.",
+    )(command)
+
+
+def yes(command: F) -> F:
+    return click.option("--yes", "-y", is_flag=True, help="Don't ask.")(command)
+
+
+def contact(command: F) -> F:
+    """What every command that contacts hosts takes."""
+    for option in (
+        click.option("--lab", is_flag=True, help="Work on the hosts of `meshctl lab up`, not on the real ones."),
+        click.option("--ask-become-pass", "-K", is_flag=True, help="Ask for the password of sudo."),
+        click.option(
+            "--become-password-file",
+            type=click.Path(path_type=Path),
+            help=f"File or script with the password of sudo; else {_BECOME_FILE}.",
+        ),
+    ):
+        command = option(command)
+    return yes(limit(command))
+
+
+def run_of(screen: Screen, file: Path | None, given: Given) -> Run:
+    """The Run that the options describe; asks for the passwords that are to be asked for."""
+    from meshctl.core.keys import Secret
+    from meshctl.flow.river import Run
+    from meshctl.shell import meshdir
+    from meshctl.shell.keyring import VaultSource, password_from
+
+    become = None
+    become_file = given.get("become_password_file") or os.environ.get(_BECOME_FILE)
+    if given.get("ask_become_pass"):
+        become = Secret(screen.password("BECOME password").encode())
+    elif become_file:
+        become = password_from(Path(become_file), "the password of sudo")
+    return Run(
+        mesh=meshdir.find(file),
+        vault=VaultSource(given.get("vault_password_file"), bool(given.get("ask_vault_pass"))),
+        prompt=screen.password,
+        become_password=become,
+        lab=bool(given.get("lab")),
+        limit=tuple(name for words in given.get("limit", ()) for name in words.split(",") if name),
+        progress=screen,
+    )
+
+
+def _hosts(ctx: click.Context, _: click.Parameter, begun: str) -> list[str]:
+    """Completion: the hosts of the file on the command line."""
+    from meshctl.core.errors import Failure
+    from meshctl.core.tree import Map
+    from meshctl.shell import meshdir, yamlfile
+
+    try:
+        path = meshdir.find(ctx.params.get("file")).yaml
+        document = yamlfile.read(path, str(path))
+    except Failure:
+        return []
+    hosts = document.get("hosts") if isinstance(document, Map) else None
+    if hosts is None or not isinstance(hosts.value, Map):
+        return []
+    return [entry.key.text for entry in hosts.value.entries if entry.key.text.startswith(begun)]

@@ -1,0 +1,291 @@
+"""Views: plans, outcomes, links and errors as lines of text. Pure; screen.py prints them.
+
+Rules of the text are in MESSAGES.md. A line is a tuple of (style, text) parts, so that colour is decided where it is
+printed and never carries meaning alone: the glyphs `+ ~ - = !` do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from meshctl.core import planjson
+from meshctl.core.changes import Change
+from meshctl.core.errors import Failed, HostError, Invalid, Problem
+from meshctl.core.mesh import Finding, Mesh
+from meshctl.core.plan import Action, HostPlan, Plan
+from meshctl.core.spec import Pair
+from meshctl.core.status import HostStatus, LinkStatus, State, Status, to_json
+from meshctl.flow.safely import HostOutcome, Interrupted, Outcome, Result
+from meshctl.flow.trust import Shown, Trusted
+
+Line = tuple[tuple[str, str], ...]
+Source = Callable[[str], Sequence[str]]
+
+_ACTIONS = {
+    Action.CREATE: ("+", "add", "create"),
+    Action.CHANGE: ("~", "change", "change"),
+    Action.DRIFT: ("~", "change", "put back what was changed by hand"),
+    Action.REMOVE: ("-", "remove", "remove"),
+    Action.NONE: ("=", "dim", "as it should be"),
+}
+_MOST_PAIRS = 12  # a big mesh's reach is counted, not listed
+
+
+def line(text: str, style: str = "") -> Line:
+    return ((style, text),)
+
+
+def plan(plan: Plan) -> Iterator[Line]:
+    """Each host with its changes, who gains and who loses reach, findings, and the sum as the last line."""
+    width = max((len(h.host) for h in plan.hosts), default=0)
+    for host in plan.hosts:
+        yield from _host_plan(host, width)
+    for sign, pairs, style in (("+", plan.gained, "add"), ("-", plan.lost, "remove")):
+        if pairs:
+            word = "gain" if sign == "+" else "lose"
+            yield ((style, f"{sign} "), ("", f"{word} reach: {_pairs(pairs)}"))
+    for finding in plan.findings:
+        yield from _finding(finding)
+    for name in plan.forget:
+        yield (("dim", "= "), ("", f"{name} is gone from the mesh and has nothing of it left"))
+    yield line(summary(plan), "bold")
+
+
+def summary(plan: Plan) -> str:
+    """`Plan: 1 to create, …`; or that there is nothing to do."""
+    counts = {action: sum(1 for h in plan.hosts if h.action is action and not h.errors) for action in Action}
+    failed = sum(1 for h in plan.hosts if h.errors)
+    if plan.empty:
+        what = f"{counts[Action.NONE]} {_noun('host', counts[Action.NONE])} as it should be"
+        return f"Plan: nothing to do, {what}"
+    changed = counts[Action.CHANGE] + counts[Action.DRIFT]
+    parts = [f"{counts[Action.CREATE]} to create", f"{changed} to change", f"{counts[Action.REMOVE]} to remove"]
+    parts += [f"{counts[Action.NONE]} unchanged"] if counts[Action.NONE] else []
+    parts += [f"{failed} can't be done"] if failed else []
+    return f"Plan: {', '.join(parts)}"
+
+
+def outcome(outcome: Outcome) -> Iterator[Line]:
+    """One line of result a host, and why all was rolled back if it was."""
+    width = max((len(h.host) for h in outcome.hosts), default=0)
+    for host in outcome.hosts:
+        yield from _host_outcome(host, width)
+    if outcome.rolled_back:
+        yield line("rolled back: nothing was kept on any host, because", "error")
+        for why in outcome.rolled_back:
+            yield (("error", "! "), ("", why))
+
+
+def links(status: Status) -> Iterator[Line]:
+    """A table: each link with its state, the age of its last handshake and its round trip."""
+    rows = [("link", "state", "handshake", "round trip", "")]
+    rows += [_link(link) for link in status.links]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    styles = {"alive": "add", "down": "error", "new": "change"}
+    for number, (*cells, reason) in enumerate(rows):
+        name, state, *numbers = (text.ljust(width) for text, width in zip(cells, widths, strict=True))
+        if number == 0:
+            yield line("  ".join((name, "  ", state, *numbers)).rstrip(), "dim")
+            continue
+        glyph = {"alive": "=", "down": "!", "new": "~"}.get(cells[1], "~")
+        tail = "  ".join((*numbers, reason)).rstrip()
+        yield (("", f"{name}  {glyph} "), (styles.get(cells[1], ""), f" {state}"), ("", f"  {tail}"))
+
+
+def status(status: Status) -> Iterator[Line]:
+    """Hosts that have something to say, and every link."""
+    for host in status.hosts:
+        yield from _host_status(host)
+    if status.links:
+        yield from links(status)
+    for finding in status.findings:
+        yield from _finding(finding)
+    alive = sum(1 for link in status.links if link.state is State.ALIVE)
+    yield line(f"{alive} of {len(status.links)} {_noun('link', len(status.links))} alive", "bold")
+
+
+def mesh(mesh: Mesh, file: str) -> Iterator[Line]:
+    """What `check` says of a file that is right."""
+    for finding in mesh.findings:
+        yield from _finding(finding)
+    hosts, count = len(mesh.hosts), len(mesh.links)
+    networks = " and ".join(map(str, mesh.networks))
+    yield line(
+        f"{file} is right: {mesh.name}, {hosts} {_noun('host', hosts)}, {count} {_noun('link', count)}, {networks}"
+    )
+
+
+def fingerprints(shown: Sequence[Shown]) -> Iterator[Line]:
+    """Keys for a person to compare with what `ssh-keygen -lf /etc/ssh/ssh_host_…_key.pub` prints on the host."""
+    width = max((len(key.host) for key in shown), default=0)
+    for key in shown:
+        yield (
+            ("change", "? "),
+            ("bold", key.host.ljust(width)),
+            ("", f"  {key.hostname}  {key.kind}  {key.fingerprint}"),
+        )
+
+
+def trusted(trusted: Trusted) -> Iterator[Line]:
+    for name in trusted.from_known_hosts:
+        yield (("add", "+ "), ("bold", name), ("", "  pinned from your known_hosts"))
+    for key in trusted.approved:
+        yield (("add", "+ "), ("bold", key.host), ("", f"  pinned {key.kind} {key.fingerprint}"))
+    for name in trusted.pinned_before:
+        yield (("dim", "= "), ("bold", name), ("", "  pinned before"))
+    for name in trusted.refused:
+        yield (("error", "! "), ("bold", name), ("", "  not pinned"))
+    for error in trusted.errors:
+        yield (("error", "! "), ("bold", error.host), ("", f"  {error.what}"))
+        yield from _hint(error.hint)
+
+
+def trusted_json(trusted: Trusted) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "pinned_before": list(trusted.pinned_before),
+        "from_known_hosts": list(trusted.from_known_hosts),
+        "approved": [{"host": k.host, "key": k.key, "fingerprint": k.fingerprint} for k in trusted.approved],
+        "refused": list(trusted.refused),
+        "errors": [planjson.host_error(error) for error in trusted.errors],
+    }
+
+
+def outcome_json(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "hosts": [
+            {
+                "host": h.host,
+                "result": str(h.result),
+                "error": planjson.host_error(h.error) if h.error else None,
+            }
+            for h in outcome.hosts
+        ],
+        "rolled_back": list(outcome.rolled_back),
+        "status": to_json(outcome.status) if outcome.status else None,
+    }
+
+
+def interrupted(stop: BaseException) -> Iterator[Line]:
+    """What Ctrl-C leaves behind."""
+    yield line("interrupted", "error")
+    if not isinstance(stop, Interrupted):
+        yield line("no configuration was switched; the next run finishes what was begun")
+        return
+    if stop.rolled_back:
+        yield line(f"rolled back: {', '.join(stop.rolled_back)}")
+    if stop.left:
+        yield line(f"going back by themselves when their time runs out: {', '.join(stop.left)}")
+
+
+def invalid(error: Invalid, source: Source) -> Iterator[Line]:
+    """Every problem: `file:line:column: error: what`, the line of the file with a caret, and the hint."""
+    for problem in error.problems:
+        yield from _problem(problem, source)
+
+
+def host_error(error: HostError) -> Iterator[Line]:
+    yield (("bold", f"{error.host}: "), ("error", "error: "), ("", error.what))
+    yield from _hint(error.hint)
+
+
+def failed(error: Failed) -> Iterator[Line]:
+    yield (("error", "error: "), ("", error.what))
+    yield from _hint(error.hint)
+
+
+def _problem(problem: Problem, source: Source) -> Iterator[Line]:
+    where = problem.where
+    yield (("bold", f"{where}: " if where else ""), ("error", "error: "), ("", problem.what))
+    lines = source(where.file) if where is not None and where.line else ()
+    if where is not None and 0 < where.line <= len(lines):
+        text = lines[where.line - 1].expandtabs(1)
+        number = str(where.line)
+        yield (("dim", f"  {number} | "), ("", text))
+        if where.column:
+            yield (("dim", f"  {' ' * len(number)} | "), ("error", " " * (where.column - 1) + "^"))
+    yield from _hint(problem.hint)
+
+
+def _hint(hint: str | None) -> Iterator[Line]:
+    if hint:
+        yield (("hint", "  hint: "), ("", hint))
+
+
+def _finding(finding: Finding) -> Iterator[Line]:
+    yield (("change", "! "), ("", finding.what))
+    yield from _hint(finding.hint)
+
+
+def _host_plan(host: HostPlan, width: int) -> Iterator[Line]:
+    if host.errors:
+        for error in host.errors:
+            yield (("error", "! "), ("bold", host.host.ljust(width)), ("", f"  {error.what}"))
+            yield from _hint(error.hint)
+        return
+    glyph, style, word = _ACTIONS[host.action]
+    yield ((style, f"{glyph} "), ("bold", host.host.ljust(width)), (style, f"  {word}"))
+    for change in host.changes:
+        yield _change(change)
+
+
+def _change(change: Change) -> Line:
+    by_hand = "  (changed by hand)" if change.drift else ""
+    if change.before is None:
+        return (("add", "    + "), ("", f"{change.what}: {change.after}"), ("dim", by_hand))
+    if change.after is None:
+        return (("remove", "    - "), ("", f"{change.what}: {change.before}"), ("dim", by_hand))
+    return (("change", "    ~ "), ("", f"{change.what}: {change.before} -> {change.after}"), ("dim", by_hand))
+
+
+def _host_outcome(host: HostOutcome, width: int) -> Iterator[Line]:
+    glyph, style = {
+        Result.CREATED: ("+", "add"),
+        Result.CHANGED: ("~", "change"),
+        Result.HEALED: ("~", "change"),
+        Result.REMOVED: ("-", "remove"),
+        Result.ROLLED_BACK: ("=", "change"),
+        Result.FAILED: ("!", "error"),
+    }[host.result]
+    why = f": {host.error.what}" if host.error else ""
+    yield ((style, f"{glyph} "), ("bold", host.host.ljust(width)), (style, f"  {host.result}"), ("", why))
+    yield from _hint(host.error.hint if host.error else None)
+
+
+def _host_status(host: HostStatus) -> Iterator[Line]:
+    about = "  ".join(filter(None, (host.owner, host.note)))
+    if host.error is not None:
+        yield (("error", "! "), ("bold", host.host), ("", f"  {host.error.what}"))
+        yield from _hint(host.error.hint)
+    elif host.state is not None and host.state != "running":
+        yield (("error", "! "), ("bold", host.host), ("", f"  meshd is {host.state}"))
+        yield from _hint("meshctl apply")
+    elif about:
+        yield (("dim", "= "), ("bold", host.host), ("", f"  {about}"))
+    for note in host.notes:
+        yield (("change", "~ "), ("bold", host.host), ("", f"  {note}"))
+
+
+def _link(link: LinkStatus) -> tuple[str, str, str, str, str]:
+    handshake = "never" if link.handshake_s is None else f"{_age(link.handshake_s)} ago"
+    rtt = "" if link.rtt_ms is None else f"{link.rtt_ms:.2f} ms"
+    lost = f"{link.loss:.0%} lost" if link.loss else ""
+    return f"{link.a} -- {link.b}", str(link.state), handshake, rtt, "  ".join(filter(None, (lost, link.reason)))
+
+
+def _age(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _pairs(pairs: Sequence[Pair]) -> str:
+    shown = ", ".join(f"{a} -- {b}" for a, b in pairs[:_MOST_PAIRS])
+    return shown + (f" and {len(pairs) - _MOST_PAIRS} more" if len(pairs) > _MOST_PAIRS else "")
+
+
+def _noun(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"
