@@ -215,3 +215,7 @@ pub(crate) fn open_cookie(
         .map_err(|_| NotAuthentic)?;
     Ok(text)
 }
+
+#[cfg(test)]
+#[path = "crypto_tests.rs"]
+mod tests;

@@ -7,7 +7,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use core::sync::atomic::{fence, AtomicU64, Ordering};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A peer's outer address, and the local address and interface that its packets came in on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Endpoint {
 
     /// The same remote address with no sticky source.
     #[must_use]
-    pub const fn unstuck(self) -> Self {
+    const fn unstuck(self) -> Self {
         Self::new(self.remote)
     }
 
@@ -131,15 +131,30 @@ impl EndpointCell {
 
     /// Stores `endpoint` if it differs; whether it did.
     pub fn set(&self, endpoint: Option<Endpoint>) -> bool {
-        if self.get() == endpoint {
-            return false;
+        let differs = self.get() != endpoint;
+        if differs {
+            let _writer = self.lock();
+            self.store(endpoint);
         }
-        let words = endpoint.map_or([0; WORDS], Endpoint::pack);
+        differs
+    }
+
+    /// Forgets the sticky source, if there is one, of whatever endpoint this is.
+    pub fn unstick(&self) {
+        let _writer = self.lock();
+        if let Some(endpoint) = self.get().filter(|endpoint| endpoint.local.is_some()) {
+            self.store(Some(endpoint.unstuck()));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
         // The mutex guards no data, so a poisoned one is as good as any.
-        let guard = self
-            .writer
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Only with the writer's lock held.
+    fn store(&self, endpoint: Option<Endpoint>) {
+        let words = endpoint.map_or([0; WORDS], Endpoint::pack);
         let version = self.version.load(Ordering::Relaxed);
         self.version
             .store(version.wrapping_add(1), Ordering::Relaxed);
@@ -149,8 +164,6 @@ impl EndpointCell {
         }
         self.version
             .store(version.wrapping_add(2), Ordering::Release);
-        drop(guard);
-        true
     }
 }
 

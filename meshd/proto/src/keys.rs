@@ -95,11 +95,13 @@ impl fmt::Debug for PresharedKey {
 /// Lower-case hex, as the UAPI writes keys.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     let digits = b"0123456789abcdef";
-    let digit = |nibble: u8| char::from(digits[usize::from(nibble & 15)]);
-    bytes
-        .iter()
-        .flat_map(|byte| [digit(byte >> 4), digit(*byte)])
-        .collect()
+    // Never grows, so no copy of a secret is left behind by moving.
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        text.push(char::from(digits[usize::from(byte >> 4)]));
+        text.push(char::from(digits[usize::from(byte & 15)]));
+    }
+    text
 }
 
 #[cfg(test)]

@@ -33,6 +33,8 @@ mod tests;
 mod time;
 mod timers;
 pub mod uapi;
+#[cfg(test)]
+mod vectors;
 mod wake;
 
 pub use allowed_ips::Cidr;

@@ -126,6 +126,11 @@ impl Mark {
         self.since.load(Ordering::Relaxed) != 0
     }
 
+    /// For the control thread: whether it is to have a deadline for this.
+    pub fn watched(&self) -> bool {
+        self.watched.load(Ordering::SeqCst)
+    }
+
     /// For the control thread: when it runs out if nobody clears it; `None` if it doesn't run.
     pub fn deadline(&self, period: Duration) -> Option<Time> {
         match self.since.load(Ordering::SeqCst) {

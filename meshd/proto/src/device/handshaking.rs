@@ -6,13 +6,13 @@
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 
-use super::{Device, UNDER_LOAD_FOR, UNDER_LOAD_QUEUE};
+use super::{jitter, Device, UNDER_LOAD_FOR, UNDER_LOAD_QUEUE};
 use crate::cookie::Verdict;
 use crate::crypto;
 use crate::endpoint::Endpoint;
 use crate::handshake::{Introduced, Pending, Proven};
 use crate::messages::{self, CookieReply, Handshake, Initiation, Response};
-use crate::messages::{INITIATIONS_PER_SECOND, REKEY_TIMEOUT, REKEY_TIMEOUT_JITTER};
+use crate::messages::{INITIATIONS_PER_SECOND, REKEY_TIMEOUT};
 use crate::outputs::{Datagram, Event};
 use crate::session::Session;
 use crate::status::Trouble;
@@ -144,8 +144,7 @@ impl Device {
         peer.shared.handshaking.store(true, Ordering::SeqCst);
         // An initiation is not data: it starts no timer that somebody would have to be woken for.
         let _ = peer.shared.sent(now, message.len(), false);
-        let jitter = crypto::random_below(ctx.random, REKEY_TIMEOUT_JITTER.as_nanos() as u64);
-        let retransmit = now.after(REKEY_TIMEOUT + Duration::from_nanos(jitter));
+        let retransmit = now.after(REKEY_TIMEOUT).after(jitter(ctx.random));
         self.timers.set(slot, Timer::Retransmit, retransmit);
         ctx.out.datagrams.push(Datagram {
             to: endpoint,

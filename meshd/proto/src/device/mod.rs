@@ -31,7 +31,7 @@ use crate::handshake::{Identity, Pending};
 use crate::keypairs::{Dropped, Keypairs};
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 use crate::limiter::Limiter;
-use crate::messages::{MAX_QUEUED_HANDSHAKES, REJECT_AFTER_TIME};
+use crate::messages::{MAX_QUEUED_HANDSHAKES, REJECT_AFTER_TIME, REKEY_TIMEOUT_JITTER};
 use crate::outputs::Event;
 use crate::peer::Peer;
 use crate::status::{PeerStatus, Trouble};
@@ -311,18 +311,14 @@ impl Device {
         }
     }
 
-    /// Erases a peer's handshake and sessions.
-    fn erase(&mut self, slot: u32) {
-        let Some(peer) = self.state_mut(slot) else {
-            return;
-        };
-        let pending = peer.pending.take();
-        let dropped = peer.keypairs.clear();
-        if let Some(pending) = pending {
-            self.indices.remove(&pending.local_index);
+    /// Lets go of a peer's sessions, which erases their keys. A handshake under way is younger than they are, and is
+    /// erased when it is given up.
+    fn drop_sessions(&mut self, slot: u32) {
+        if let Some(peer) = self.state_mut(slot) {
+            let dropped = peer.keypairs.clear();
+            self.forget(dropped);
+            self.reroute(slot);
         }
-        self.forget(dropped);
-        self.reroute(slot);
     }
 
     /// An index of ours that nobody can guess and nothing else uses (paper section 5.4).
@@ -349,4 +345,12 @@ impl Device {
             ctx.out.events.push(event(*peer.shared.public_key()));
         }
     }
+}
+
+/// A random delay that keeps two ends from staying in step.
+fn jitter(random: &mut dyn Random) -> Duration {
+    Duration::from_nanos(crypto::random_below(
+        random,
+        REKEY_TIMEOUT_JITTER.as_nanos() as u64,
+    ))
 }

@@ -3,19 +3,16 @@
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 
-use super::{Device, ZERO_KEYS_AFTER};
-use crate::crypto;
+use super::{jitter, Device, ZERO_KEYS_AFTER};
 use crate::keys::PublicKey;
-use crate::messages::{
-    self, KEEPALIVE_TIMEOUT, MAX_HANDSHAKE_RETRIES, REKEY_TIMEOUT, REKEY_TIMEOUT_JITTER,
-};
+use crate::messages::{self, KEEPALIVE_TIMEOUT, MAX_HANDSHAKE_RETRIES, REKEY_TIMEOUT};
 use crate::outputs::{Datagram, Event};
 use crate::peer::signal;
 use crate::session::Session;
 use crate::status::Trouble;
 use crate::time::Time;
 use crate::timers::Timer;
-use crate::wake::Found;
+use crate::wake::{Found, Mark};
 use crate::{Context, NoSuchPeer};
 
 /// Data that had no answer for this long asks for a new handshake.
@@ -36,8 +33,7 @@ impl Device {
                 Timer::Keepalive => self.keepalive_due(slot, ctx),
                 Timer::NewHandshake => self.new_handshake_due(slot, ctx),
                 Timer::ZeroKeys => {
-                    self.stop_handshake(slot);
-                    self.erase(slot);
+                    self.drop_sessions(slot);
                     self.event(slot, ctx, Event::Erased);
                 }
                 Timer::PersistentKeepalive => self.persistent_due(slot, ctx),
@@ -143,8 +139,7 @@ impl Device {
         }
         peer.retries += 1;
         // The source may be what is wrong (kernel `wg_socket_clear_peer_endpoint_src`).
-        let unstuck = peer.shared.endpoint().map(|endpoint| endpoint.unstuck());
-        peer.shared.endpoint.set(unstuck);
+        peer.shared.endpoint.unstick();
         self.trouble(slot, ctx.now, Trouble::Unanswered(attempts));
         self.event(slot, ctx, |key| Event::Retrying(key, attempts));
         self.initiate(slot, ctx, true);
@@ -198,17 +193,11 @@ impl Device {
         {
             Found::Clear => {}
             Found::Later(deadline) => {
-                let jitter =
-                    crypto::random_below(ctx.random, REKEY_TIMEOUT_JITTER.as_nanos() as u64);
-                self.timers.set(
-                    slot,
-                    Timer::NewHandshake,
-                    deadline.after(Duration::from_nanos(jitter)),
-                );
+                let deadline = deadline.after(jitter(ctx.random));
+                self.timers.set(slot, Timer::NewHandshake, deadline);
             }
             Found::Due => {
-                let unstuck = peer.shared.endpoint().map(|endpoint| endpoint.unstuck());
-                peer.shared.endpoint.set(unstuck);
+                peer.shared.endpoint.unstick();
                 self.initiate(slot, ctx, false);
             }
         }
@@ -234,26 +223,26 @@ impl Device {
         }
     }
 
-    /// Begins to watch the marks that packet threads have started.
+    /// Begins to watch the marks that packet threads have started. One that was cleared again meanwhile is looked at
+    /// when it could have run out.
     fn watch(&mut self, slot: u32, ctx: &mut Context<'_>) {
         let Some(peer) = self.state(slot) else {
             return;
         };
-        let keepalive = peer.shared.rx.owing.deadline(KEEPALIVE_TIMEOUT);
-        let handshake = peer.shared.tx.unanswered.deadline(NEW_HANDSHAKE_TIMEOUT);
-        // A mark that was cleared in between is still watched: look again when it could have run out.
-        let keepalive = keepalive.unwrap_or(ctx.now.after(KEEPALIVE_TIMEOUT));
-        let handshake = handshake.unwrap_or(ctx.now.after(NEW_HANDSHAKE_TIMEOUT));
-        if !self.timers.is_set(slot, Timer::Keepalive) {
+        let (owing, unanswered) = (&peer.shared.rx.owing, &peer.shared.tx.unanswered);
+        let deadline = |mark: &Mark, period| mark.deadline(period).unwrap_or(ctx.now.after(period));
+        let keepalive = owing.watched().then(|| deadline(owing, KEEPALIVE_TIMEOUT));
+        let handshake = unanswered
+            .watched()
+            .then(|| deadline(unanswered, NEW_HANDSHAKE_TIMEOUT));
+        if let Some(keepalive) = keepalive.filter(|_| !self.timers.is_set(slot, Timer::Keepalive)) {
             self.timers.set(slot, Timer::Keepalive, keepalive);
         }
-        if !self.timers.is_set(slot, Timer::NewHandshake) {
-            let jitter = crypto::random_below(ctx.random, REKEY_TIMEOUT_JITTER.as_nanos() as u64);
-            self.timers.set(
-                slot,
-                Timer::NewHandshake,
-                handshake.after(Duration::from_nanos(jitter)),
-            );
+        if let Some(handshake) =
+            handshake.filter(|_| !self.timers.is_set(slot, Timer::NewHandshake))
+        {
+            let deadline = handshake.after(jitter(ctx.random));
+            self.timers.set(slot, Timer::NewHandshake, deadline);
         }
     }
 
@@ -347,7 +336,7 @@ impl Device {
     pub(super) fn quiet(&mut self, slot: u32) {
         self.stop_handshake(slot);
         self.timers.cancel_all(slot);
-        self.erase(slot);
+        self.drop_sessions(slot);
         if let Some(peer) = self.state_mut(slot) {
             peer.shared.take_staged();
             peer.shared.take_signals();

@@ -107,7 +107,7 @@ pub(crate) struct World {
     dice: Dice,
     serial: u64,
     under_way: BTreeMap<(Time, u64), Wire>,
-    /// Everything that was ever sent, lost or not.
+    /// Everything that was ever sent, lost or not, from nodes that were offline too.
     pub seen: Vec<Wire>,
 }
 
@@ -294,13 +294,17 @@ impl World {
     }
 
     fn put(&mut self, node: usize, to: SocketAddr, bytes: Vec<u8>) {
-        let from = self.nodes[node].address;
-        self.throw(Wire {
+        let wire = Wire {
             at: self.now,
-            from,
+            from: self.nodes[node].address,
             to,
             bytes,
-        });
+        };
+        if self.nodes[node].online {
+            self.throw(wire);
+        } else {
+            self.seen.push(wire);
+        }
     }
 
     /// Somebody sends a datagram: the weather decides.

@@ -1,1 +1,471 @@
-//! Tests.
+//! The timer rules of paper section 6 and kernel timers.c, one by one: what is sent when nothing, or something, comes.
+
+use super::*;
+use crate::messages::*;
+
+/// When messages of a kind were sent by a node, in whole seconds since `start`.
+fn times(world: &World, kind: u8, node: usize, start: Time) -> Vec<u64> {
+    let from = world.nodes[node].address;
+    let chosen = world
+        .seen
+        .iter()
+        .filter(|wire| wire.kind() == kind && wire.from == from && wire.at >= start);
+    chosen.map(|wire| wire.at.since(start).as_secs()).collect()
+}
+
+fn keepalives(world: &World, node: usize, start: Time) -> Vec<u64> {
+    let from = world.nodes[node].address;
+    let chosen = world
+        .seen
+        .iter()
+        .filter(|wire| wire.is_keepalive() && wire.from == from && wire.at >= start);
+    chosen.map(|wire| wire.at.since(start).as_secs()).collect()
+}
+
+/// A pair with a session that both have confirmed, and its time.
+fn connected(seed: u64) -> (World, Time) {
+    let mut world = World::pair(seed);
+    let start = world.now;
+    world.talk(ALICE, BOB, 0);
+    world.pass(seconds(1));
+    world.talk(BOB, ALICE, 0);
+    world.pass(seconds(1));
+    (world, start)
+}
+
+#[test]
+fn a_passive_keepalive_answers_data_after_ten_seconds_and_stops() {
+    let mut world = World::pair(1);
+    let start = world.now;
+    world.talk(ALICE, BOB, 0);
+    world.pass(seconds(100));
+    assert_eq!(keepalives(&world, BOB, start), [10]);
+    assert_eq!(
+        keepalives(&world, ALICE, start),
+        [0u64; 0],
+        "a keepalive is not answered"
+    );
+    assert_eq!(world.count(1), 1);
+}
+
+#[test]
+fn data_while_a_keepalive_is_owed_brings_a_second_one() {
+    let (mut world, _) = connected(2);
+    let start = world.now;
+    world.talk(ALICE, BOB, 1);
+    world.pass(seconds(1));
+    world.talk(ALICE, BOB, 2);
+    world.pass(seconds(60));
+    assert_eq!(
+        keepalives(&world, BOB, start),
+        [10, 20],
+        "kernel timer_need_another_keepalive"
+    );
+}
+
+#[test]
+fn answering_with_data_needs_no_keepalive() {
+    let (mut world, _) = connected(3);
+    let start = world.now;
+    world.talk(ALICE, BOB, 1);
+    world.pass(seconds(5));
+    world.talk(BOB, ALICE, 2);
+    world.pass(seconds(60));
+    assert_eq!(keepalives(&world, BOB, start), [0u64; 0]);
+    assert_eq!(
+        keepalives(&world, ALICE, start),
+        [15],
+        "the last word is alice's"
+    );
+}
+
+#[test]
+fn data_without_an_answer_brings_a_handshake_after_fifteen_seconds() {
+    let (mut world, _) = connected(4);
+    world.nodes[BOB].online = false;
+    let start = world.now;
+    world.talk(ALICE, BOB, 1);
+    world.pass(seconds(14));
+    assert_eq!(times(&world, 1, ALICE, start), [0u64; 0]);
+    world.pass(seconds(2));
+    assert_eq!(times(&world, 1, ALICE, start), [15]);
+}
+
+#[test]
+fn an_unanswered_handshake_is_tried_every_five_seconds_and_given_up() {
+    let mut world = World::pair(5);
+    world.nodes[BOB].online = false;
+    let start = world.now;
+    world.talk(ALICE, BOB, 1);
+    world.pass(seconds(400));
+    let times = times(&world, 1, ALICE, start);
+    assert_eq!(
+        times.len() as u32,
+        MAX_HANDSHAKE_RETRIES + 2,
+        "the kernel counts like this"
+    );
+    assert!(
+        times
+            .windows(2)
+            .all(|pair| (5..=6).contains(&(pair[1] - pair[0]))),
+        "{times:?}"
+    );
+    let status = world.status(ALICE, BOB);
+    assert_eq!(
+        (status.attempts, status.trouble),
+        (0, Some(Trouble::Unanswered(20)))
+    );
+    assert_eq!(
+        world.nodes[ALICE].events.last(),
+        Some(&Event::GivenUp(world.nodes[BOB].key))
+    );
+    world.nodes[BOB].online = true;
+    world.talk(ALICE, BOB, 2);
+    world.pass(seconds(1));
+    assert_eq!(
+        world.nodes[BOB].numbers(),
+        [2],
+        "what waited was dropped, what is new is tried at once"
+    );
+}
+
+#[test]
+fn new_packets_keep_the_handshake_going() {
+    let mut world = World::pair(6);
+    world.nodes[BOB].online = false;
+    for number in 0..30 {
+        world.talk(ALICE, BOB, number);
+        world.pass(seconds(10));
+    }
+    assert!(!world.nodes[ALICE]
+        .events
+        .contains(&Event::GivenUp(world.nodes[BOB].key)));
+    assert!(world.count(1) >= 50);
+}
+
+#[test]
+fn handshake_tries_are_jittered() {
+    let mut gaps = std::collections::BTreeSet::new();
+    for seed in 0..20 {
+        let mut world = World::pair(seed);
+        world.nodes[BOB].online = false;
+        world.talk(ALICE, BOB, 1);
+        world.pass(seconds(6));
+        let gap = world.seen[1].at.since(world.seen[0].at);
+        assert!((REKEY_TIMEOUT..REKEY_TIMEOUT + REKEY_TIMEOUT_JITTER).contains(&gap));
+        gaps.insert(gap);
+    }
+    assert!(gaps.len() > 10);
+}
+
+#[test]
+fn the_initiator_alone_rekeys_after_two_minutes() {
+    let (mut world, start) = connected(7);
+    for _ in 0..115 {
+        world.talk(ALICE, BOB, 1);
+        world.talk(BOB, ALICE, 1);
+        world.pass(seconds(1));
+    }
+    assert_eq!(world.count(1), 1);
+    for _ in 0..9 {
+        world.talk(BOB, ALICE, 1);
+        world.pass(seconds(1));
+    }
+    assert!(world.now.since(start) > REKEY_AFTER_TIME);
+    assert_eq!(
+        world.count(1),
+        1,
+        "alice has not sent anything meanwhile, bob is not the initiator"
+    );
+    world.talk(ALICE, BOB, 1);
+    world.pass(seconds(1));
+    assert_eq!(times(&world, 1, ALICE, start).len(), 2);
+    assert_eq!(times(&world, 1, BOB, start).len(), 0);
+    assert!(world.nodes[BOB]
+        .verdicts
+        .iter()
+        .chain(&world.nodes[ALICE].verdicts)
+        .all(|v| *v != Verdict::Forged));
+}
+
+#[test]
+fn one_who_only_receives_rekeys_in_the_last_minute() {
+    let (mut world, start) = connected(8);
+    world.pass(Duration::from_millis(162_500));
+    // Nothing was said for long. Now bob talks; alice, the initiator, has nothing to send.
+    for _ in 0..2 {
+        world.talk(BOB, ALICE, 1);
+        world.pass(Duration::from_millis(300));
+    }
+    assert_eq!(times(&world, 1, ALICE, start), [0]);
+    for _ in 0..5 {
+        world.talk(BOB, ALICE, 1);
+        world.pass(Duration::from_millis(300));
+    }
+    assert_eq!(
+        times(&world, 1, ALICE, start),
+        [0, 165],
+        "165 s after the session began, before a keepalive is owed"
+    );
+}
+
+#[test]
+fn a_session_rekeys_after_two_to_the_sixty_messages() {
+    let (mut world, _) = connected(9);
+    let session = |world: &mut World| {
+        let route = world.nodes[ALICE]
+            .reader
+            .table()
+            .route(inner(BOB))
+            .cloned()
+            .unwrap();
+        route.session.unwrap()
+    };
+    world.pass(seconds(6));
+    session(&mut world).set_counter(REKEY_AFTER_MESSAGES - 1);
+    world.talk(ALICE, BOB, 1);
+    world.pass(seconds(1));
+    assert_eq!(world.count(1), 1, "these were 2^60 messages");
+    world.talk(ALICE, BOB, 2);
+    world.pass(seconds(1));
+    assert_eq!(world.count(1), 2, "this was one more");
+    assert_eq!(
+        session(&mut world).counter(),
+        1,
+        "the keepalive that confirms the new session"
+    );
+}
+
+#[test]
+fn a_session_ends_before_its_counters_do() {
+    let (mut world, _) = connected(10);
+    let before = world.seen.len();
+    let route = world.nodes[ALICE]
+        .reader
+        .table()
+        .route(inner(BOB))
+        .cloned()
+        .unwrap();
+    let session = route.session.clone().unwrap();
+    session.set_counter(REJECT_AFTER_MESSAGES - 1);
+    let mut run = vec![0; 2 * 64];
+    assert_eq!(
+        route.seal(world.now, &mut run, 64),
+        Err(NoSession),
+        "a run that would pass the limit"
+    );
+    assert_eq!(run, vec![0; 128], "nothing was written");
+    session.set_counter(REJECT_AFTER_MESSAGES - 1);
+    let wake = route
+        .seal(world.now, &mut run[..64], 64)
+        .expect("the last message of all");
+    world.wake(ALICE, wake);
+    assert_eq!(route.seal(world.now, &mut run[..64], 64), Err(NoSession));
+    world.pass(seconds(4));
+    world.talk(ALICE, BOB, 5);
+    world.pass(seconds(1));
+    assert_eq!(world.nodes[BOB].numbers(), [0, 5]);
+    assert!(world.kinds_since(before).contains(&(1, ALICE)));
+}
+
+#[test]
+fn a_session_is_refused_after_three_minutes() {
+    let (mut world, _) = connected(11);
+    // Eve holds a packet back.
+    world.weather.loss = 100;
+    world.talk(ALICE, BOB, 1);
+    let held = world.seen.last().cloned().unwrap();
+    world.weather.loss = 0;
+    let mut young = held.clone();
+    young.from = world.nodes[ALICE].address;
+    world.pass(seconds(200));
+    let before = world.nodes[BOB].verdicts.len();
+    world.arrive(held);
+    assert_eq!(world.nodes[BOB].verdicts[before..], [Verdict::Forged]);
+    assert!(!world.status(ALICE, BOB).connected && !world.status(BOB, ALICE).connected);
+}
+
+#[test]
+fn keys_are_erased_after_nine_minutes_and_then_nothing_is_due() {
+    let (mut world, _) = connected(12);
+    let mut reader = world.nodes[ALICE].reader.clone();
+    let session = reader
+        .table()
+        .route(inner(BOB))
+        .unwrap()
+        .session
+        .clone()
+        .unwrap();
+    let index = session.local_index();
+    let weak = std::sync::Arc::downgrade(&session);
+    drop(session);
+    reader.park();
+    world.pass(seconds(500));
+    assert!(weak.upgrade().is_some());
+    world.pass(seconds(100));
+    for node in [ALICE, BOB] {
+        world.nodes[node].reader.table();
+        world.nodes[node].reader.park();
+    }
+    assert!(weak.upgrade().is_none(), "nobody holds the keys any more");
+    assert!(world.nodes[ALICE].reader.table().receiver(index).is_none());
+    assert!(world.nodes[ALICE]
+        .events
+        .contains(&Event::Erased(world.nodes[BOB].key)));
+    assert_eq!(world.nodes[ALICE].device.next_timeout(), None);
+    assert_eq!(world.nodes[BOB].device.next_timeout(), None);
+    world.talk(BOB, ALICE, 9);
+    world.pass(seconds(1));
+    assert_eq!(world.nodes[ALICE].numbers(), [0, 9]);
+}
+
+#[test]
+fn a_half_made_handshake_is_erased_too() {
+    let mut world = World::pair(13);
+    world.nodes[BOB].online = false;
+    world.talk(ALICE, BOB, 1);
+    world.pass(seconds(700));
+    assert_eq!(world.nodes[ALICE].device.next_timeout(), None);
+}
+
+#[test]
+fn a_persistent_keepalive_starts_by_itself_and_keeps_its_interval() {
+    let mut world = World::pair(14);
+    let (bob, start) = (world.nodes[BOB].key, world.now);
+    control!(world, ALICE, |device, ctx| device
+        .set_keepalive(ctx, &bob, 25))
+    .unwrap();
+    world.pass(seconds(110));
+    assert_eq!(
+        times(&world, 1, ALICE, start),
+        [0],
+        "it shakes hands at once"
+    );
+    assert_eq!(keepalives(&world, ALICE, start), [0, 25, 50, 75, 100]);
+    world.talk(ALICE, BOB, 1);
+    world.pass(seconds(24));
+    assert_eq!(
+        keepalives(&world, ALICE, start).len(),
+        5,
+        "any packet puts it off"
+    );
+    control!(world, ALICE, |device, ctx| device
+        .set_keepalive(ctx, &bob, 0))
+    .unwrap();
+    world.pass(seconds(100));
+    assert_eq!(keepalives(&world, ALICE, start).len(), 5);
+}
+
+#[test]
+fn a_persistent_keepalive_survives_an_outage() {
+    let mut world = World::pair(15);
+    let bob = world.nodes[BOB].key;
+    control!(world, ALICE, |device, ctx| device
+        .set_keepalive(ctx, &bob, 25))
+    .unwrap();
+    world.pass(seconds(10));
+    world.nodes[BOB].online = false;
+    world.pass(seconds(1000));
+    assert!(!world.status(ALICE, BOB).connected);
+    world.nodes[BOB].online = true;
+    world.pass(seconds(40));
+    assert!(world.status(ALICE, BOB).connected);
+}
+
+#[test]
+fn a_persistent_keepalive_waits_for_an_endpoint() {
+    let mut world = World::new(2, 16);
+    world.introduce(BOB, ALICE);
+    let (bob, address) = (world.nodes[BOB].key, world.nodes[BOB].address);
+    control!(world, ALICE, |device, ctx| {
+        device.upsert_peer(&bob);
+        device.set_keepalive(ctx, &bob, 25).unwrap();
+    });
+    assert_eq!(world.nodes[ALICE].device.next_timeout(), None);
+    assert_eq!(world.status(ALICE, BOB).trouble, None);
+    control!(world, ALICE, |device, ctx| device.set_endpoint(
+        ctx,
+        &bob,
+        Some(Endpoint::new(address))
+    ))
+    .unwrap();
+    world.pass(seconds(1));
+    assert!(world.status(ALICE, BOB).connected);
+}
+
+#[test]
+fn an_idle_pair_sleeps() {
+    let (mut world, _) = connected(17);
+    world.pass(seconds(30));
+    let wakes = world.nodes[ALICE].wakes + world.nodes[BOB].wakes;
+    let next = world.nodes[ALICE].device.next_timeout().unwrap();
+    assert!(
+        next.since(world.now) > seconds(400),
+        "only the erasing of keys is due"
+    );
+    world.pass(seconds(300));
+    assert_eq!(world.nodes[ALICE].wakes + world.nodes[BOB].wakes, wakes);
+}
+
+#[test]
+fn a_busy_pair_hardly_wakes_the_control_thread() {
+    let (mut world, _) = connected(18);
+    let wakes = world.nodes[ALICE].wakes;
+    for number in 0..10_000 {
+        world.talk(ALICE, BOB, number);
+        world.talk(BOB, ALICE, number);
+        world.pass(Duration::from_millis(10));
+    }
+    // 100 s: the marks are looked at every 10 and 15 s by timer, without anybody being woken.
+    assert!(
+        world.nodes[ALICE].wakes - wakes <= 2,
+        "{}",
+        world.nodes[ALICE].wakes - wakes
+    );
+    assert_eq!(world.nodes[BOB].numbers().len(), 10_001);
+}
+
+#[test]
+fn a_handshake_asked_for_too_soon_is_put_off_not_forgotten() {
+    let mut world = World::pair(19);
+    let bob = world.nodes[BOB].key;
+    let start = world.now;
+    control!(world, ALICE, |device, ctx| device.shake_hands(ctx, &bob)).unwrap();
+    world.pass(seconds(1));
+    // Bob forgets everything: what alice sends now is lost until they shake hands again.
+    control!(world, BOB, |device, ctx| {
+        device.set_link(ctx, false);
+        device.set_link(ctx, true);
+    });
+    let new = crypto::generate(&mut Dice(5));
+    world.nodes[ALICE].device.set_private_key(Some(new.clone()));
+    let alice = new.public();
+    control!(world, BOB, |device, ctx| {
+        device.upsert_peer(&alice);
+        device
+            .set_allowed_ips(&alice, &[Cidr::host(inner(ALICE))])
+            .unwrap();
+        let _ = ctx;
+    });
+    world.talk(ALICE, BOB, 1);
+    world.pass(seconds(10));
+    assert_eq!(times(&world, 1, ALICE, start), [0, 5]);
+    assert_eq!(world.nodes[BOB].numbers(), [1]);
+}
+
+#[test]
+fn all_tries_forget_the_sticky_source() {
+    let mut world = World::pair(20);
+    world.nodes[BOB].online = false;
+    let (bob, remote) = (world.nodes[BOB].key, world.nodes[BOB].address);
+    let local = Some(Local {
+        ip: IpAddr::from([192, 0, 2, 1]),
+        ifindex: 2,
+    });
+    let shared = world.nodes[ALICE].device.shared_peer(&bob).unwrap();
+    shared.endpoint.set(Some(Endpoint { remote, local }));
+    world.talk(ALICE, BOB, 1);
+    assert_eq!(shared.endpoint().unwrap().local, local);
+    world.pass(seconds(6));
+    assert_eq!(shared.endpoint(), Some(Endpoint::new(remote)));
+}

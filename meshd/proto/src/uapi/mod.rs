@@ -11,6 +11,8 @@ mod parse;
 
 pub use parse::{parse, Operation, PeerOperation, Request};
 
+use zeroize::Zeroizing;
+
 use crate::endpoint::Endpoint;
 use crate::keys::PublicKey;
 use crate::{Context, Device, Upsert};
@@ -62,13 +64,14 @@ pub fn request_len(received: &[u8]) -> Option<usize> {
         .map(|at| at + 2)
 }
 
-/// Answers one request (its empty line may be left out).
+/// Answers one request (its empty line may be left out). The answer may hold keys and is erased when dropped; the caller
+/// erases the request.
 pub fn handle(
     device: &mut Device,
     ctx: &mut Context<'_>,
     host: &mut dyn Host,
     request: &[u8],
-) -> Vec<u8> {
+) -> Zeroizing<Vec<u8>> {
     let result = match parse(request) {
         Ok(Request::Get) => return format::get(device, ctx.now, host),
         Ok(Request::Set(operations)) => {
@@ -77,7 +80,7 @@ pub fn handle(
         Err(errno) => Err(errno),
     };
     let code = result.map_or_else(|Errno(code)| -code, |()| 0);
-    format!("errno={code}\n\n").into_bytes()
+    Zeroizing::new(format!("errno={code}\n\n").into_bytes())
 }
 
 fn set(
