@@ -7,7 +7,6 @@ with, the hosts block and the manifest (contracts §7). A host's bundle holds it
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import ip_interface
@@ -22,7 +21,10 @@ from meshctl.core.wgconf import HostLine, WgConf, WgPeer
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """`id` is H of contracts §3, the SHA-256 of `conf`; `public` is None when the host is to be absent."""
+    """`id` is H of contracts §3, the SHA-256 of `conf`; `conf_sha256` that of `canonical`.
+
+    `public` is None when the host is to be absent.
+    """
 
     host: str
     name: str
@@ -31,6 +33,7 @@ class Bundle:
     id: str
     public: PublicConf | None
     canonical: str
+    conf_sha256: str
     hosts: str
     manifest: str
 
@@ -91,12 +94,14 @@ def _bundle(host: str, name: str, version: str, conf: WgConf | None) -> Bundle:
     text = wgconf.format(conf, header)
     digest = sha256(text.reveal().encode()).hexdigest()
     public = canonical.public(conf)
+    text_of_public = canonical.format(public)
+    conf_sha256 = sha256(text_of_public.encode()).hexdigest()
     manifest = {
         "schema": 1,
         "name": name,
         "version": version,
         "conf_id": digest,
-        "conf_sha256": canonical.digest(public),
+        "conf_sha256": conf_sha256,
     }
     return Bundle(
         host=host,
@@ -105,12 +110,8 @@ def _bundle(host: str, name: str, version: str, conf: WgConf | None) -> Bundle:
         conf=text,
         id=digest,
         public=public,
-        canonical=canonical.format(public),
+        canonical=text_of_public,
+        conf_sha256=conf_sha256,
         hosts="".join(f"{line}\n" for line in (public.hosts if public else ())),
         manifest=json.dumps(manifest, separators=(",", ":")) + "\n",
     )
-
-
-def public_confs(bundles: Mapping[str, Bundle]) -> dict[str, PublicConf | None]:
-    """Host → the public form of its configuration."""
-    return {name: bundle.public for name, bundle in bundles.items()}

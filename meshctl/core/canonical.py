@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from hashlib import sha256
-from ipaddress import ip_interface, ip_network
 
 from meshctl.core import ip
 from meshctl.core.keys import PublicKey, psk_fingerprint, public_of
@@ -100,10 +98,6 @@ def format(conf: PublicConf | None) -> str:
     sections = ["\n".join(["[Interface]", *_lines(_interface(conf))])]
     sections += ["\n".join(["[Peer]", *_lines(_peer(peer))]) for peer in conf.peers]
     return "\n\n".join(sections) + "\n"
-
-
-def digest(conf: PublicConf | None) -> str:
-    return sha256(format(conf).encode()).hexdigest()
 
 
 def _lines(words: Iterable[tuple[str, object]]) -> Iterator[str]:
@@ -198,20 +192,24 @@ def _read_interface(words: _Words, peers: tuple[PublicPeer, ...]) -> PublicConf:
     conf = PublicConf(
         name=words.text("Name"),
         public_key=words.key("PublicKey"),
-        addresses=ip.sort_ifaces(map(ip_interface, words.items("Address"))),
+        addresses=ip.sort_ifaces(map(ip.parse_iface, words.items("Address"))),
         listen_port=words.number("ListenPort") or 0,
         fwmark=words.number("FwMark", 16) or 0,
         mtu=words.number("MTU"),
         table="auto" if table == "auto" else "off" if table == "off" else int(table),
         relay=words.text("Relay") == "on",
-        forward=ip.sort_nets(map(ip_network, words.items("Forward"))),
+        forward=ip.sort_nets(map(_network, words.items("Forward"))),
         hosts=tuple(sorted(words.lines("Host"))),
         kill_switch=words.text("KillSwitch") == "on",
-        routes=ip.sort_nets(map(ip_network, words.items("Routes"))),
+        routes=ip.sort_nets(map(_network, words.items("Routes"))),
         peers=tuple(sorted(peers, key=lambda p: p.public_key)),
     )
     words.end()
     return conf
+
+
+def _network(text: str) -> ip.Net:
+    return ip.parse_iface(text).network
 
 
 def _read_peer(words: _Words) -> PublicPeer:
@@ -223,7 +221,7 @@ def _read_peer(words: _Words) -> PublicPeer:
         name=words.text("Name"),
         next_public_key=words.key("NextPublicKey"),
         preshared_key=words.text("PresharedKey"),
-        allowed_ips=ip.sort_nets(map(ip_network, words.items("AllowedIPs"))),
+        allowed_ips=ip.sort_nets(map(_network, words.items("AllowedIPs"))),
         endpoint=words.text("Endpoint"),
         keepalive_s=words.number("PersistentKeepalive") or 0,
         expires=words.text("Expires"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -23,6 +24,10 @@ from ipaddress import (
 Addr = IPv4Address | IPv6Address
 Net = IPv4Network | IPv6Network
 Iface = IPv4Interface | IPv6Interface
+
+
+# in a full mesh of n hosts each network is written and read about n² times; Python's ipaddress takes its time for each
+_remembered = lru_cache(maxsize=1 << 16)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -44,6 +49,7 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+@_remembered
 def addr_text(addr: Addr) -> str:
     """RFC 5952 text (section 5 for ::ffff:0:0/96)."""
     if isinstance(addr, IPv6Address) and addr.ipv4_mapped is not None:
@@ -51,14 +57,17 @@ def addr_text(addr: Addr) -> str:
     return str(addr)
 
 
+@_remembered
 def net_text(net: Net) -> str:
     return f"{addr_text(net.network_address)}/{net.prefixlen}"
 
 
+@_remembered
 def iface_text(iface: Iface) -> str:
     return f"{addr_text(iface.ip)}/{iface.network.prefixlen}"
 
 
+@_remembered
 def net_key(net: Net) -> tuple[int, int, int]:
     return net.version, int(net.network_address), net.prefixlen
 
@@ -90,11 +99,13 @@ def overlap(a: Net, b: Net) -> bool:
     return inside(a, b) or inside(b, a)
 
 
+@_remembered
 def single(addr: Addr) -> Net:
     """The network of this address alone: /32 or /128."""
     return ip_network(addr)
 
 
+@_remembered
 def parse_iface(text: str) -> Iface:
     """An address with its prefix length; without one it is the address alone. Netmasks and zones are refused.
 

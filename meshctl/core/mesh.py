@@ -89,7 +89,7 @@ class Mesh:
 
     def reached_by(self, name: str) -> tuple[str, ...]:
         """The other hosts that this one can talk with."""
-        return tuple(sorted(b if a == name else a for a, b in self.reach if name in (a, b)))
+        return tuple(sorted(n for n in self.hosts if n != name and pair(n, name) in self.reach))
 
 
 def resolve(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from meshctl.core import canonical, ip, reach
+from meshctl.core import ip, reach
 from meshctl.core.bundle import Bundle
 from meshctl.core.canonical import PublicConf
 from meshctl.core.changes import Change, compare
@@ -110,8 +110,11 @@ def diff(
         else:
             plans.append(_leaver(mesh.name, report))
     forget = tuple(p.host for p in plans if p.host in lock.leaving and p.action is Action.NONE and not p.errors)
-    gained, lost = _reach(mesh, bundles, reports, lock, plans)
-    return Plan(mesh.name, release.version, tuple(plans), gained, lost, mesh.findings, forget)
+    plan = Plan(mesh.name, release.version, tuple(plans), findings=mesh.findings, forget=forget)
+    if not plan.touched:
+        return plan
+    gained, lost = _reach(bundles, reports, lock, plans)
+    return replace(plan, gained=gained, lost=lost)
 
 
 def removal(mesh_name: str, reports: Observed, release: Release) -> Plan:
@@ -128,14 +131,13 @@ def after(bundle: Bundle, before: Report, release: Release) -> Report:
     if bundle.public is None:
         gone = replace(before, binary=None, manifest=None, files=(), active=False, enabled=False)
         return replace(gone, link="none", daemon=None)
-    digest = canonical.digest(bundle.public)
     sha256 = release.binaries.get(before.arch, "")
     binary = PlacedFile(BINARY.format(version=release.version), "0755", sha256)
-    now = Configured.as_is(bundle.public)
+    now = Configured(bundle.canonical)
     return replace(
         before,
         binary=release.version,
-        manifest=Manifest(bundle.name, release.version, bundle.id, digest, (binary,)),
+        manifest=Manifest(bundle.name, release.version, bundle.id, bundle.conf_sha256, (binary,)),
         files=(FileState(binary.path, binary.mode, binary.sha256),),
         active=True,
         enabled=True,
@@ -153,11 +155,11 @@ def _member(bundle: Bundle, report: Report, names: Mapping[PublicKey, str], rele
     if daemon is None or (not daemon.conf.text and not daemon.running.text):
         changes: tuple[Change, ...] = tuple(_creation(desired, report, names, release))
         return HostPlan(report.host, Action.CREATE, changes, errors)
-    applied = report.manifest is not None and report.manifest.conf_sha256 == canonical.digest(desired)
+    applied = report.manifest is not None and report.manifest.conf_sha256 == bundle.conf_sha256
     changes = (
         *_release_changes(report, release),
         *_state_changes(bundle.name, report, daemon),
-        *_configuration_changes(desired, daemon, names, applied=applied),
+        *_configuration_changes(bundle, desired, daemon, names, applied=applied),
     )
     if not changes:
         return HostPlan(report.host, Action.NONE, errors=errors)
@@ -259,8 +261,10 @@ def _mode(text: str) -> str:
 
 
 def _configuration_changes(
-    desired: PublicConf, daemon: Daemon, names: Mapping[PublicKey, str], *, applied: bool
+    bundle: Bundle, desired: PublicConf, daemon: Daemon, names: Mapping[PublicKey, str], *, applied: bool
 ) -> Iterator[Change]:
+    if bundle.canonical == daemon.conf.text == daemon.running.text:
+        return  # the usual case, and cheap
     if not daemon.conf.readable or not daemon.running.readable:
         yield Change("configuration", "in a form this meshctl can't read", "written anew")
         return
@@ -273,7 +277,7 @@ def _configuration_changes(
 
 
 def _reach(
-    mesh: Mesh, bundles: Mapping[str, Bundle], reports: Observed, lock: Lock, plans: list[HostPlan]
+    bundles: Mapping[str, Bundle], reports: Observed, lock: Lock, plans: list[HostPlan]
 ) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
     """The pairs that gain and lose reach: live configurations before, and after the hosts that are touched were."""
     known = {n: reach.Identity(h.public_key, h.addresses) for n, h in (dict(lock.leaving) | dict(lock.hosts)).items()}

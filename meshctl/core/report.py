@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, TypeVar
 
 from meshctl.core import canonical
@@ -90,25 +91,29 @@ class Vitals:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """A canonical text of a host, read: `public` is None for an absent interface and for a text that can't be read."""
+    """A canonical text that a host sent. It is read when asked for: mostly it is the desired text, and need not be."""
 
-    text: str
-    public: PublicConf | None
-    readable: bool = True
+    text: str = ""
 
-    @classmethod
-    def of(cls, text: str) -> Configured:
-        try:
-            return cls(text, canonical.read(text))
-        except ValueError:
-            return cls(text, None, readable=False)
+    @property
+    def public(self) -> PublicConf | None:
+        """The text as a value; None for an absent interface and for a text that can't be read."""
+        return _read(self.text)[0]
 
-    @classmethod
-    def as_is(cls, public: PublicConf | None) -> Configured:
-        return cls(canonical.format(public), public)
+    @property
+    def readable(self) -> bool:
+        return _read(self.text)[1]
 
 
-ABSENT = Configured("", None)
+@lru_cache(maxsize=1024)
+def _read(text: str) -> tuple[PublicConf | None, bool]:
+    try:
+        return canonical.read(text), True
+    except ValueError:
+        return None, False
+
+
+ABSENT = Configured()
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +262,8 @@ def _daemon(data: Json) -> Daemon:
     return Daemon(
         version=data.text("version"),
         state=_one_of(data.text("state"), "state", ("running", "absent", "down")),
-        conf=Configured.of(data.lines("conf")),
-        running=Configured.of(data.lines("running")),
+        conf=Configured(data.lines("conf")),
+        running=Configured(data.lines("running")),
         staged_id=data.text_or_none("staged_id"),
         switched_id=data.text_or_none("switched_id"),
         rollback_in_s=data.number_or_none("rollback_in_s"),

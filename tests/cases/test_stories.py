@@ -64,7 +64,7 @@ def _output(story: Path, name: str, seen: Report) -> str:
     if (running := story / f"{name}.running").exists():
         daemon = seen.daemon
         assert daemon is not None
-        live = Configured.of(running.read_text())
+        live = Configured(running.read_text())
         assert live.readable
         seen = replace(seen, daemon=replace(daemon, running=live))
     lines = observed(seen).splitlines()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
-from meshctl.core import bundle, keys, mesh, plan
+from meshctl.core import bundle, canonical, keys, mesh, plan
 from meshctl.core.bundle import Bundle
 from meshctl.core.errors import HostError, Invalid, Problem
 from meshctl.core.keys import KeyRing
@@ -18,7 +18,7 @@ from meshctl.core.lock import Lock
 from meshctl.core.mesh import Mesh, Place
 from meshctl.core.parse import parse
 from meshctl.core.plan import Plan, Release
-from meshctl.core.report import Daemon, PeerVitals, Report
+from meshctl.core.report import Configured, Daemon, PeerVitals, Report
 from meshctl.core.spec import Spec
 from meshctl.shell import yamlfile
 
@@ -170,5 +170,5 @@ def drifted(report: Report, **changes: object) -> Report:
     daemon = report.daemon
     assert daemon is not None
     assert daemon.running.public is not None
-    running = type(daemon.running).as_is(replace(daemon.running.public, **changes))  # type: ignore[arg-type]
+    running = Configured(canonical.format(replace(daemon.running.public, **changes)))  # type: ignore[arg-type]
     return replace(report, daemon=replace(daemon, running=running))

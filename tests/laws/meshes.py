@@ -1,0 +1,76 @@
+"""Strategies: meshes of every shape the language has, as the text of a mesh.yaml and as a Spec."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import strategies as st
+
+NAMES = [*"abcdefgh", "no", "null", "db-1", "x0", "y" * 63]
+GROUPS = ["web", "dbs", "ci"]
+PLACES = ["office", "rack"]
+
+
+@st.composite
+def hosts(draw: st.DrawFn, name: str, index: int) -> Any:
+    """One host; LANs are disjoint by the host's index."""
+    if draw(st.booleans()):
+        return f"root@{name}.example.com"
+    words: dict[str, Any] = {"ssh": f"admin@{name}.example.com:{2200 + index}"}
+    if draw(st.booleans()):
+        words["nat"] = draw(st.booleans())
+    if draw(st.booleans()):
+        words["lan"] = draw(st.sampled_from([f"192.168.{index}.0/24", [f"192.168.{index}.0/25", f"fd00:{index}::/64"]]))
+    if draw(st.booleans()):
+        words["groups"] = draw(st.lists(st.sampled_from(GROUPS), unique=True, max_size=3))
+    if draw(st.booleans()):
+        words["at"] = draw(st.sampled_from([*PLACES, {"office": f"172.16.0.{index + 1}"}]))
+    if draw(st.booleans()):
+        words["endpoint"] = draw(
+            st.sampled_from([f"198.51.100.{index}", f"[2001:db8::{index}]:{5000 + index}", f"VPN{index}.example.com."])
+        )
+    if draw(st.booleans()):
+        words["port"] = draw(st.integers(1, 65535))
+    if draw(st.booleans()):
+        words["mtu"] = draw(st.integers(1280, 65455))
+    return words
+
+
+@st.composite
+def files(draw: st.DrawFn, least: int = 1) -> dict[str, Any]:
+    """The content of a valid mesh.yaml."""
+    names = draw(st.lists(st.sampled_from(NAMES), unique=True, min_size=least, max_size=7))
+    data: dict[str, Any] = {
+        "mesh": draw(st.sampled_from(["prod", "m", "office-2"])),
+        "hosts": {name: draw(hosts(name, NAMES.index(name))) for name in names},
+    }
+    if draw(st.booleans()):
+        data["network"] = draw(
+            st.sampled_from(["10.77.0.0/27", "fd12::/64", ["10.77.0.0/28", "fd12::/120"], "100.64.0.0/10"])
+        )
+    if draw(st.booleans()):
+        data["links"] = draw(links(names, data))
+    if draw(st.booleans()):
+        data["defaults"] = {"nat": draw(st.booleans()), "note": "a note"}
+    if draw(st.booleans()):
+        data["port"] = draw(st.integers(1, 65535))
+    return data
+
+
+@st.composite
+def links(draw: st.DrawFn, names: list[str], data: dict[str, Any]) -> Any:
+    kind = draw(st.sampled_from(["full", "hub", "lines"]))
+    if kind == "full":
+        return "full"
+    if kind == "hub":
+        return {"hub": draw(st.lists(st.sampled_from(names), unique=True, min_size=1, max_size=3))}
+    worn = {g for h in data["hosts"].values() if isinstance(h, dict) for g in h.get("groups", [])}
+    side = st.sampled_from([*names, *sorted(worn), "*"])
+    pairs = draw(st.lists(st.tuples(side, side), min_size=1, max_size=4))
+    return [f"{a} -- {b}" for a, b in pairs if a != b or a not in names]
+
+
+def text(data: dict[str, Any]) -> str:
+    """JSON is YAML."""
+    return json.dumps(data)
