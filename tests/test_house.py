@@ -1,0 +1,167 @@
+"""The house: who may import whom, and what the core may not touch. House rules as tests, with their reasons in them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "meshctl"
+CORE = sorted((PACKAGE / "core").glob("*.py"))
+
+# The river, left to right; a stage sees only what stands before it.
+RIVER = [
+    "errors",
+    "tree",
+    "ip",
+    "names",
+    "keys",
+    "spec",
+    "language",
+    "parse",
+    "schema",
+    "addresses",
+    "lock",
+    "topology",
+    "mesh",
+    "wgconf",
+    "wgread",
+    "canonical",
+    "bundle",
+    "jsonread",
+    "report",
+    "changes",
+    "reach",
+    "plan",
+    "planjson",
+    "status",
+    "graph",
+]
+
+# What the core is made of besides itself: pure parts of the standard library, and two libraries of the field.
+PURE = {
+    "__future__",
+    "base64",
+    "binascii",
+    "collections",
+    "dataclasses",
+    "datetime",  # for the grammar of a time, never for the time it is
+    "difflib",
+    "enum",
+    "functools",
+    "hashlib",
+    "html",
+    "ipaddress",
+    "itertools",
+    "json",
+    "math",
+    "nacl",
+    "pydantic",
+    "pydantic_core",
+    "re",
+    "typing",
+}
+ONLY_IN = {"pydantic": {"language", "parse"}, "pydantic_core": {"language", "parse"}, "nacl": {"keys"}}
+IMPURE_FUNCTIONS = {"open", "print", "input", "exec", "eval", "breakpoint"}
+IMPURE_METHODS = {"now", "utcnow", "today"}
+
+
+def _trees(folder: Path) -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted(folder.rglob("*.py")):
+        yield path, ast.parse(path.read_text(), str(path))
+
+
+def _imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Every imported module with its line; of `from meshctl.core import x` the full name of x."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide which room they reach into"
+            module = node.module or ""
+            if module in ("meshctl", "meshctl.core", "meshctl.shell"):
+                yield from ((f"{module}.{alias.name}", node.lineno) for alias in node.names)
+            else:
+                yield module, node.lineno
+
+
+def test_the_river_names_every_stage() -> None:
+    assert sorted(RIVER) == sorted(p.stem for p in CORE if p.stem != "__init__")
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
+def test_core_is_pure_and_data_flows_right(path: Path) -> None:
+    tree = ast.parse(path.read_text(), str(path))
+    for module, line in _imports(tree):
+        top = module.partition(".")[0]
+        if top == "meshctl":
+            room, stage = [*module.split("."), ""][1:3]
+            assert room == "core", (
+                f"{path.name}:{line} imports {module}: the core knows only itself; what it needs is passed as a value"
+            )
+            assert RIVER.index(stage) < RIVER.index(path.stem), (
+                f"{path.name}:{line} imports {stage}, which stands to its right: data flows right only; "
+                "move what both need to the left, or pass it as a value"
+            )
+        else:
+            assert top in PURE, (
+                f"{path.name}:{line} imports {module}: the core is pure (no files, clock, network, randomness, YAML or "
+                "Ansible), so that a plan can be tested as a function; let the shell do it and hand over a value"
+            )
+            assert path.stem in ONLY_IN.get(top, {path.stem}), (
+                f"{path.name}:{line} imports {module}, which only {ONLY_IN[top]} may: it is slow to load"
+            )
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
+def test_core_calls_nothing_impure(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            function = node.func.id if isinstance(node.func, ast.Name) else ""
+            method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            assert function not in IMPURE_FUNCTIONS and method not in IMPURE_METHODS, (
+                f"{path.name}:{node.lineno} calls {function or method}(): the same values must always give the same result"
+            )
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
+def test_core_data_is_frozen(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ClassDef):
+            for decorator in node.decorator_list:
+                written = ast.unparse(decorator)
+                assert not written.startswith("dataclass") or ("frozen=True" in written and "slots=True" in written), (
+                    f"{path.name}:{node.lineno} {node.name} isn't frozen: data is frozen, a change is a new value"
+                )
+
+
+def test_only_flow_sees_both_rooms() -> None:
+    """The shell knows core's types; cli, screen and flow stand above; nobody reaches back up."""
+    above = {"meshctl.cli", "meshctl.flow", "meshctl.screen"}
+    for path, tree in _trees(PACKAGE / "shell"):
+        for module, line in _imports(tree):
+            assert not any(module == m or module.startswith(f"{m}.") for m in above), (
+                f"{path.relative_to(ROOT)}:{line} imports {module}: the shell is hands; flow tells it what to do"
+            )
+
+
+def test_only_the_screen_prints() -> None:
+    for path, tree in _trees(PACKAGE):
+        if path.name == "screen.py" or "ansible" in path.parts:
+            continue
+        for node in ast.walk(tree):
+            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+            assert not called, (
+                f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)} prints: one place turns values into sentences, "
+                "so that --json, colour and secrets are right everywhere"
+            )
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
+def test_a_file_says_what_it_is_and_fits_the_head(path: Path) -> None:
+    text = path.read_text()
+    assert ast.get_docstring(ast.parse(text)), f"{path.name} doesn't say what it is"
+    assert len(text.splitlines()) <= 430, f"{path.name}: a file one can't hold in the head is two files"
