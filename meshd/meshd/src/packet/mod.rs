@@ -1,0 +1,193 @@
+//! The packet plane: the threads that move packets between the TUN and the sockets.
+//!
+//! Strategy: one thread a direction, each from the system call that brings packets to the one that takes them away, with
+//! fixed buffers, no queue in between, no allocation and no lock on the way. `tx` reads the TUN, cuts super-packets straight
+//! into the output buffer, seals a run and sends it in one call; `rx` receives merged runs, opens them in place, puts flows
+//! together again and writes them to the TUN; `relay` is what a hub does in between. Look-ups, timers, counters and endpoints
+//! are those of [`meshd_proto`], asked once a run.
+//!
+//! What control does: start a [`Plane`], sleep on [`Plane::wake_fd`], and when it is readable call [`Plane::take_notices`]
+//! and [`meshd_proto::Device::attend`]. Everything else is told to the threads through [`Shared`], which they look at when
+//! something has changed; nothing is ever waited for but their end.
+//!
+//! What it does not do: shake hands, keep timers, or make packets of its own but ICMP errors.
+
+mod ecn;
+mod icmp;
+mod outbox;
+mod paths;
+mod relay;
+mod rx;
+mod shared;
+mod switches;
+mod tx;
+
+pub use shared::{Handshake, Notices, ProbeArrival, MAX_WAITING_PROBES};
+pub use switches::Switches;
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use meshd_os::tun::Tun;
+use meshd_os::udp::{Source, UdpPair};
+use meshd_os::{Error, Result};
+use meshd_proto::{Datagram, Reader};
+
+use crate::probe::ProbeMark;
+use shared::Shared;
+
+/// The running packet threads of one interface. Dropping it ends them and closes TUN and sockets.
+pub struct Plane {
+    shared: Arc<Shared>,
+    tun: Arc<Tun>,
+    threads: Vec<JoinHandle<()>>,
+    switches: Switches,
+}
+
+impl Plane {
+    /// Starts the threads. `reader` is the device's; each thread takes a copy.
+    ///
+    /// # Errors
+    /// No thread can be started, or no eventfd made.
+    pub fn start(mut tun: Tun, sockets: UdpPair, reader: Reader) -> Result<Self> {
+        let switches = Switches::from_env();
+        if !switches.tun_offload {
+            tun.stop_offloading()?;
+        }
+        let (tun, shared) = (Arc::new(tun), Arc::new(Shared::new(sockets)?));
+        let mut plane = Self {
+            shared,
+            tun,
+            threads: Vec::new(),
+            switches,
+        };
+        let tx = tx::Tx::new(
+            plane.tun.clone(),
+            plane.shared.clone(),
+            reader.clone(),
+            switches,
+        );
+        plane.spawn("meshd-tx", move || tx.run())?;
+        let rx = rx::Rx::new(plane.tun.clone(), plane.shared.clone(), reader, switches);
+        plane.spawn("meshd-rx", move || rx.run())?;
+        Ok(plane)
+    }
+
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .stack_size(STACK)
+            .spawn(body);
+        self.threads
+            .push(thread.map_err(|e| Error::new("start a packet thread", e))?);
+        Ok(())
+    }
+
+    /// Readable when [`Plane::take_notices`] has something or a peer rang the bell ([`meshd_proto::Wake`]).
+    pub fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.shared.wake.as_fd()
+    }
+
+    /// What the threads have for control; silences [`Plane::wake_fd`].
+    pub fn take_notices(&self) -> Notices {
+        self.shared.take_notices()
+    }
+
+    /// Sends handshake messages and whatever else the core wants sent, from the calling thread. What can't be sent is dropped,
+    /// as the network would.
+    pub fn send(&self, datagrams: &[Datagram]) {
+        let sockets = self.shared.sockets();
+        for datagram in datagrams {
+            let Some(socket) = sockets.towards(&datagram.to.remote) else {
+                continue;
+            };
+            let source = datagram.to.local.map(|l| Source {
+                ip: l.ip,
+                ifindex: l.ifindex,
+            });
+            let bytes = &datagram.bytes;
+            let _ = socket.send(
+                bytes,
+                bytes.len(),
+                &datagram.to.remote,
+                source.as_ref(),
+                0,
+                false,
+            );
+        }
+    }
+
+    /// Moves the threads to other sockets; the old ones are closed as soon as no thread is in them.
+    ///
+    /// # Errors
+    /// None today; the result is there for sockets that must be set up per thread.
+    pub fn rebind(&self, sockets: UdpPair) -> Result<()> {
+        self.shared.set_sockets(sockets);
+        Ok(())
+    }
+
+    /// Marks outer packets from now on; 0 doesn't.
+    ///
+    /// # Errors
+    /// The kernel refuses (no CAP_NET_ADMIN).
+    pub fn set_mark(&self, mark: u32) -> Result<()> {
+        self.shared.sockets().set_mark(mark)
+    }
+
+    /// The link's MTU in bytes: packets are padded up to it.
+    pub fn set_mtu(&self, mtu: usize) {
+        self.shared.set_mtu(mtu);
+    }
+
+    /// Whether packets of one peer for another are passed on here instead of by the kernel.
+    pub fn set_relay(&self, on: bool) {
+        self.shared.set_relay(on);
+    }
+
+    /// This host's own addresses in the tunnel: with relaying on, packets for them are never passed on, whoever's allowed-ips
+    /// hold them, and ICMP errors come from them.
+    pub fn set_addresses(&self, addresses: Vec<IpAddr>) {
+        self.shared.set_addresses(addresses);
+    }
+
+    /// From now on echo replies that carry `mark` are handed to control ([`Notices::probes`]) and not to the TUN.
+    pub fn set_probe_mark(&self, mark: Option<ProbeMark>) {
+        self.shared.set_probe_mark(mark);
+    }
+
+    /// Whether the link is up, wherever it was moved; `None` once it was deleted.
+    pub fn link_up(&self) -> Option<bool> {
+        self.tun.link_up()
+    }
+
+    /// The kernel features in use, for status: `gso`, `gro`, `tun-offload`, `uso`.
+    pub fn features(&self) -> Vec<&'static str> {
+        let sockets = self.shared.sockets();
+        let offloads = self.tun.offloads();
+        let features = [
+            ("gso", self.switches.gso && sockets.iter().all(|s| s.gso())),
+            ("gro", sockets.iter().all(|s| s.gro())),
+            ("tun-offload", offloads.tcp),
+            ("uso", offloads.udp),
+        ];
+        features
+            .into_iter()
+            .filter_map(|(name, used)| used.then_some(name))
+            .collect()
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        self.shared.stop();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has said so itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Enough for the arrays that system calls fill, and no more.
+const STACK: usize = 256 << 10;

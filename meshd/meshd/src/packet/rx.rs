@@ -1,0 +1,299 @@
+//! Out of the tunnel and into the TUN: one thread.
+//!
+//! Strategy: receive what waits, many datagrams a call, some merged by the kernel; open those that follow one another for the
+//! same session as one batch, in place; put flows together again and write them. Handshake messages and answers to our own
+//! probes go to control. Nothing of a batch waits for the next one.
+
+use std::io::{ErrorKind, IoSlice};
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshd_os::offload::{Coalescer, Merging};
+use meshd_os::tun::{self, Tun};
+use meshd_os::udp::{Datagram, RecvBatch, UdpPair};
+use meshd_os::{clock, events};
+use meshd_proto::{classify, Batch, Endpoint, Kind, Local, Reader, Table, Time, Verdict};
+
+use super::ecn;
+use super::icmp::Pace;
+use super::outbox::{Outbox, Posting};
+use super::relay::{self, Fate};
+use super::shared::{ProbeArrival, Settings, Shared};
+use super::Switches;
+
+/// Datagrams, merged or not, taken in one call.
+const SLOTS: usize = 16;
+/// Messages opened as one batch at most.
+const MESSAGES: usize = 256;
+/// Receives from one socket before the other has its turn.
+const TURNS: usize = 16;
+/// After so long without a packet the table is let go of, so that keys can be erased.
+const LINGER: Duration = Duration::from_secs(1);
+/// How long a hub waits for room in the socket before it drops: the packets behind wait as long.
+const RELAY_PATIENCE: Duration = Duration::from_millis(2);
+
+pub(super) struct Rx {
+    tun: Arc<Tun>,
+    shared: Arc<Shared>,
+    reader: Reader,
+    settings: Settings,
+    version: u64,
+    received: RecvBatch,
+    batch: Batch,
+    coalescer: Coalescer,
+    out: Outbox,
+    pace: Pace,
+    gone: bool,
+}
+
+/// Messages that follow one another for the same session, from the same sender.
+#[derive(Clone, Copy, PartialEq)]
+struct Group {
+    receiver: u32,
+    from: Endpoint,
+    ecn: u8,
+}
+
+impl Rx {
+    pub fn new(tun: Arc<Tun>, shared: Arc<Shared>, reader: Reader, switches: Switches) -> Self {
+        let (version, settings) = shared.settings();
+        let offloads = tun.offloads();
+        let merging = Merging {
+            tcp: offloads.tcp,
+            udp: offloads.udp && switches.uso,
+        };
+        Self {
+            tun,
+            shared,
+            reader,
+            settings,
+            version,
+            received: RecvBatch::new(SLOTS),
+            batch: Batch::with_capacity(MESSAGES),
+            coalescer: Coalescer::new(merging),
+            out: Outbox::new(switches.gso),
+            pace: Pace::new(),
+            gone: false,
+        }
+    }
+
+    pub fn run(mut self) {
+        let mut ready = [true; 2];
+        while !self.shared.stopping() && !self.gone {
+            self.shared.refresh(&mut self.version, &mut self.settings);
+            let sockets = self.settings.sockets.clone();
+            for (socket, _) in [&sockets.v4, &sockets.v6]
+                .into_iter()
+                .zip(ready)
+                .filter(|(_, ready)| *ready)
+            {
+                let Some(socket) = socket else { continue };
+                for _ in 0..TURNS {
+                    match socket.receive(&mut self.received) {
+                        Ok(count) => {
+                            self.process();
+                            if count < SLOTS {
+                                break;
+                            }
+                        }
+                        // Anything else is an error that belongs to a packet sent earlier; it has been taken by asking.
+                        Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                        Err(_) => {}
+                    }
+                }
+            }
+            ready = self.sleep(&sockets);
+        }
+        if self.gone {
+            self.shared.link_gone();
+        }
+    }
+
+    /// Sleeps until a socket is readable, and says which.
+    fn sleep(&mut self, sockets: &UdpPair) -> [bool; 2] {
+        let kick = self.shared.rx_kick.as_fd();
+        // A family that isn't there never has anything to say: the kick stands in for it.
+        let fds = [
+            sockets.v4.as_ref().map_or(kick, AsFd::as_fd),
+            sockets.v6.as_ref().map_or(kick, AsFd::as_fd),
+            kick,
+        ];
+        let ready = match events::wait_readable(fds, Some(LINGER)) {
+            Ok([false, false, false]) => {
+                self.reader.park();
+                events::wait_readable(fds, None)
+            }
+            other => other,
+        };
+        match ready {
+            Ok([v4, v6, kicked]) => {
+                if kicked {
+                    self.shared.rx_kick.lower();
+                }
+                // After a kick the sockets may be others.
+                [v4 || kicked, v6 || kicked]
+            }
+            Err(_) => [true; 2],
+        }
+    }
+
+    /// Handles what was received last.
+    fn process(&mut self) {
+        let now = Time(clock::boottime_ns());
+        let Self {
+            tun,
+            shared,
+            reader,
+            settings,
+            received,
+            batch,
+            coalescer,
+            out,
+            pace,
+            gone,
+            ..
+        } = self;
+        let table = reader.table();
+        let (arena, datagrams) = received.parts();
+        let kick = &shared.rx_kick;
+        let patience = Some(RELAY_PATIENCE);
+        let posting = Posting {
+            out,
+            shared,
+            settings,
+            now,
+            kick,
+            patience,
+            route: None,
+        };
+        let mut opener = Opener {
+            table,
+            now,
+            shared,
+            settings,
+            posting,
+            pace,
+            coalescer,
+            tun,
+            gone,
+        };
+        let mut group: Option<Group> = None;
+        batch.clear();
+        for datagram in datagrams {
+            let from = endpoint(datagram);
+            for range in datagram.ranges() {
+                match classify(&arena[range.clone()]) {
+                    Kind::Data { receiver, counter } => {
+                        let next = Group {
+                            receiver,
+                            from,
+                            ecn: datagram.ecn,
+                        };
+                        if group != Some(next) || batch.len() >= MESSAGES {
+                            opener.open(group, arena, batch);
+                            group = Some(next);
+                        }
+                        batch.push(range.start, range.len(), counter);
+                    }
+                    Kind::Handshake => shared.handshake(&arena[range], from),
+                    Kind::Unknown => {}
+                }
+            }
+        }
+        opener.open(group, arena, batch);
+        opener.finish(arena);
+    }
+}
+
+fn endpoint(datagram: &Datagram) -> Endpoint {
+    let local = datagram.source.map(|source| Local {
+        ip: source.ip,
+        ifindex: source.ifindex,
+    });
+    Endpoint {
+        remote: datagram.from,
+        local,
+    }
+}
+
+/// What opened packets go through, for one receive.
+struct Opener<'t, 'a> {
+    table: &'t Table,
+    now: Time,
+    shared: &'a Shared,
+    settings: &'a Settings,
+    posting: Posting<'t, 'a>,
+    pace: &'a mut Pace,
+    coalescer: &'a mut Coalescer,
+    tun: &'a Tun,
+    gone: &'a mut bool,
+}
+
+impl Opener<'_, '_> {
+    /// Opens the messages of `batch`, which belong to `group`, delivers what is in them, and empties it.
+    fn open(&mut self, group: Option<Group>, arena: &mut [u8], batch: &mut Batch) {
+        let Some(group) = group.filter(|_| !batch.is_empty()) else {
+            return;
+        };
+        if let Some(receiver) = self.table.receiver(group.receiver) {
+            let wake = receiver.open(self.table, self.now, &group.from, arena, batch);
+            self.shared.wake(wake);
+            for opened in batch
+                .opened()
+                .iter()
+                .filter(|opened| opened.verdict == Verdict::Packet)
+            {
+                self.deliver(group.ecn, arena, opened.at..opened.at + opened.len);
+            }
+        }
+        batch.clear();
+    }
+
+    fn deliver(&mut self, outer_ecn: u8, arena: &mut [u8], at: Range<usize>) {
+        let packet = &mut arena[at.clone()];
+        if !ecn::decapsulate(packet, outer_ecn) {
+            return;
+        }
+        if let Some(reply) = self
+            .settings
+            .probe_mark
+            .as_ref()
+            .and_then(|mark| mark.reply(packet))
+        {
+            self.shared.probe(ProbeArrival {
+                from: reply.from,
+                sequence: reply.sequence,
+                at: self.now,
+            });
+            return;
+        }
+        if self.settings.relay {
+            let addresses = &self.settings.addresses;
+            if relay::pass_on(packet, self.table, addresses, self.pace, &mut self.posting)
+                == Fate::Taken
+            {
+                return;
+            }
+        }
+        let mut sink = sink(self.tun, self.gone);
+        self.coalescer.push(arena, at, &mut sink);
+    }
+
+    /// Writes and sends what is still in hand.
+    fn finish(&mut self, arena: &[u8]) {
+        let mut sink = sink(self.tun, self.gone);
+        self.coalescer.flush(arena, &mut sink);
+        self.posting.flush();
+    }
+}
+
+fn sink<'a>(tun: &'a Tun, gone: &'a mut bool) -> impl FnMut(&[IoSlice<'_>]) + 'a {
+    move |parts| {
+        // A link that is down, or memory that is short, loses packets; a link that is deleted ends the thread.
+        if let Err(e) = tun.write(parts) {
+            *gone |= tun::detached(&e);
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What control and the packet threads share besides the protocol's table.
+//!
+//! Strategy: settings are values behind a mutex with one version number in front; a thread compares the number once a batch
+//! and looks behind it only when it has changed ([`Shared::refresh`]). Notices go the other way through a bounded list and an
+//! eventfd. Both are off the path of data.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use meshd_os::events::Event;
+use meshd_os::udp::UdpPair;
+use meshd_os::Result;
+use meshd_proto::messages::MAX_QUEUED_HANDSHAKES;
+use meshd_proto::{Endpoint, Time, Wake};
+
+use crate::probe::ProbeMark;
+
+/// Probe replies kept for control at most.
+pub const MAX_WAITING_PROBES: usize = 1024;
+
+/// A handshake message or cookie reply, for [`meshd_proto::Device::receive`].
+#[derive(Clone, Debug)]
+pub struct Handshake {
+    /// The datagram.
+    pub bytes: Box<[u8]>,
+    /// Who sent it, and where it came to.
+    pub from: Endpoint,
+}
+
+/// An echo reply that carries our mark, from a peer that may use its source address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeArrival {
+    /// Who answered.
+    pub from: IpAddr,
+    /// The echo's sequence number.
+    pub sequence: u16,
+    /// When it came.
+    pub at: Time,
+}
+
+/// What the threads have for control.
+#[derive(Debug, Default)]
+pub struct Notices {
+    /// In order of arrival; when it overflows, new ones are dropped.
+    pub handshakes: Vec<Handshake>,
+    /// In order of arrival.
+    pub probes: Vec<ProbeArrival>,
+    /// The link was deleted; the thread that noticed has ended.
+    pub link_gone: bool,
+}
+
+/// What control tells the threads.
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub sockets: Arc<UdpPair>,
+    pub mtu: usize,
+    pub relay: bool,
+    pub addresses: Arc<[IpAddr]>,
+    pub probe_mark: Option<ProbeMark>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    handshakes: VecDeque<Handshake>,
+    probes: Vec<ProbeArrival>,
+    link_gone: bool,
+}
+
+pub(super) struct Shared {
+    version: AtomicU64,
+    settings: Mutex<Settings>,
+    stopping: AtomicBool,
+    /// Ends a thread's sleep.
+    pub tx_kick: Event,
+    /// The same for the other direction.
+    pub rx_kick: Event,
+    /// Ends control's sleep.
+    pub wake: Event,
+    waiting: Mutex<Waiting>,
+}
+
+/// No code panics while it holds one of these, and the values are whole at all times.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub fn new(sockets: UdpPair) -> Result<Self> {
+        let settings = Settings {
+            sockets: Arc::new(sockets),
+            mtu: 1420,
+            relay: false,
+            addresses: Arc::new([]),
+            probe_mark: None,
+        };
+        Ok(Self {
+            version: AtomicU64::new(0),
+            settings: Mutex::new(settings),
+            stopping: AtomicBool::new(false),
+            tx_kick: Event::new()?,
+            rx_kick: Event::new()?,
+            wake: Event::new()?,
+            waiting: Mutex::default(),
+        })
+    }
+
+    pub fn sockets(&self) -> Arc<UdpPair> {
+        lock(&self.settings).sockets.clone()
+    }
+
+    pub fn set_sockets(&self, sockets: UdpPair) {
+        self.change(|s| s.sockets = Arc::new(sockets));
+        // The receiving thread sleeps in the old ones; the sending one may sleep with them in its hands.
+        self.kick();
+    }
+
+    pub fn set_mtu(&self, mtu: usize) {
+        self.change(|s| s.mtu = mtu);
+    }
+
+    pub fn set_relay(&self, on: bool) {
+        self.change(|s| s.relay = on);
+    }
+
+    pub fn set_addresses(&self, addresses: Vec<IpAddr>) {
+        self.change(|s| s.addresses = addresses.into());
+    }
+
+    pub fn set_probe_mark(&self, mark: Option<ProbeMark>) {
+        self.change(|s| s.probe_mark = mark);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Settings)) {
+        change(&mut lock(&self.settings));
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    fn kick(&self) {
+        self.tx_kick.raise();
+        self.rx_kick.raise();
+    }
+
+    /// The settings as they are now, with the number to [`Shared::refresh`] them by.
+    pub fn settings(&self) -> (u64, Settings) {
+        // The number first: a change in between is then seen as one still to come.
+        let version = self.version.load(Ordering::Acquire);
+        (version, lock(&self.settings).clone())
+    }
+
+    /// Brings a thread's copy up to date; one atomic load when nothing has changed.
+    pub fn refresh(&self, version: &mut u64, settings: &mut Settings) {
+        if self.version.load(Ordering::Acquire) != *version {
+            (*version, *settings) = self.settings();
+        }
+    }
+
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.kick();
+    }
+
+    pub fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Wakes control when the core wants it.
+    pub fn wake(&self, wake: Wake) {
+        if wake.needed() {
+            self.wake.raise();
+        }
+    }
+
+    /// Hands a handshake message to control, or drops it when too many wait.
+    pub fn handshake(&self, bytes: &[u8], from: Endpoint) {
+        let mut waiting = lock(&self.waiting);
+        if waiting.handshakes.len() < MAX_QUEUED_HANDSHAKES {
+            waiting.handshakes.push_back(Handshake {
+                bytes: bytes.into(),
+                from,
+            });
+            // Under the lock, so that control never lowers what it has not taken.
+            self.wake.raise();
+        }
+    }
+
+    pub fn probe(&self, arrival: ProbeArrival) {
+        let mut waiting = lock(&self.waiting);
+        if waiting.probes.len() < MAX_WAITING_PROBES {
+            waiting.probes.push(arrival);
+            self.wake.raise();
+        }
+    }
+
+    pub fn link_gone(&self) {
+        lock(&self.waiting).link_gone = true;
+        self.wake.raise();
+    }
+
+    pub fn take_notices(&self) -> Notices {
+        self.wake.lower();
+        let mut waiting = lock(&self.waiting);
+        Notices {
+            handshakes: std::mem::take(&mut waiting.handshakes).into(),
+            probes: std::mem::take(&mut waiting.probes),
+            link_gone: waiting.link_gone,
+        }
+    }
+}
