@@ -131,6 +131,35 @@ def test_loss_of_one_host_spares_the_others(bench: Bench) -> None:
     assert pings_lost(bench, "a", bench.hosts["c"].hostname, 300) > 80
 
 
+def round_trip_ms(bench: Bench, host: str, to: str) -> float:
+    """The shortest of twenty."""
+    found = re.search(r"rtt [^=]*= ([\d.]+)/", bench.says(host, f"ping -q -c 20 -i 0.02 -W 2 {to}"))
+    assert found
+    return float(found[1])
+
+
+def test_latency_is_one_way_and_for_everyone(bench: Bench) -> None:
+    bench.up(LabHost("a"), LabHost("b"), LabHost("c", behind="c"), latency_ms=15)
+    for host, to in (
+        ("a", bench.hosts["b"].hostname),
+        ("c", bench.hosts["a"].hostname),
+        ("a", bench.hosts["b"].address6),
+    ):
+        assert 30 <= round_trip_ms(bench, host, str(to)) < 45
+    assert bench.ssh("c", "echo through").stdout == "through\n"
+
+
+def test_what_crosses_a_slow_internet_arrives_whole_and_in_order(bench: Bench) -> None:
+    bench.up(LabHost("a"), LabHost("b"), latency_ms=5)
+    digest = "sha256sum | cut -d' ' -f1"
+    sent = bench.says("b", f"head -c 50000000 /dev/urandom | tee /tmp/sent | {digest}")
+    key = bench.hosts["b"].identity.read_bytes()
+    assert bench.run("a", "umask 077; cat > /tmp/key", key).returncode == 0
+    options = "-o StrictHostKeyChecking=no -o BatchMode=yes -i /tmp/key"
+    fetch = f"ssh {options} {bench.hosts['b'].hostname} cat /tmp/sent | {digest}"
+    assert bench.says("a", f"{fetch} 2>/dev/null") == sent
+
+
 def test_the_namespaces_are_there_for_people_with_nsenter(three: Bench) -> None:
     for node in ("a", "b", "c", "c-lan0", "controller", "internet", "nat-home"):
         netns = StateDir(three.name).ns / node

@@ -34,13 +34,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from meshctl.shell.lab import kernel
+from meshctl.shell.lab.delay import Delay, divert
 from meshctl.shell.lab.hostview import PATH, HostView, make_key
 from meshctl.shell.lab.kernel import Process
-from meshctl.shell.lab.plan import CONTROLLER, Place, Plan, plan
+from meshctl.shell.lab.plan import CONTROLLER, INTERNET, Place, Plan, plan
 from meshctl.shell.lab.state import StateDir
 from meshctl.shell.lab.wish import LabHost, Wish
 
 _READY_WITHIN = 60.0  # seconds for all SSH servers to answer
+_DELAY_NICE = -10  # a packet released late is jitter nobody asked for
 _HOST_NAMESPACES = kernel.NEW_MOUNTS | kernel.NEW_UTS | kernel.NEW_IPC | kernel.NEW_PIDS | kernel.NEW_NET
 
 
@@ -78,20 +80,29 @@ def _watch(keeper: int) -> int:
 
 def _keeper(state: StateDir, wish: Wish) -> NoReturn:
     os.setsid()
+    lab = Lab(state, wish)
     try:
-        answer: dict[str, Any] = {"hosts": Lab(state, wish).build()}
+        answer: dict[str, Any] = {"hosts": lab.build()}
     except Exception as error:  # whatever it is, `up` has to hear of it
         traceback.print_exc()
         answer = {"error": _reason(error)}
     os.write(1, json.dumps(answer).encode() + b"\n")
     if "error" in answer:
         os._exit(1)
+    _let_go_of_up()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans of the lab end up here; the kernel collects them
+    if lab.delay is not None:
+        os.nice(_DELAY_NICE)
+        lab.delay.run()
+    while True:
+        signal.pause()
+
+
+def _let_go_of_up() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1):
         os.dup2(null, fd)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans of the lab end up here; the kernel collects them
-    while True:
-        signal.pause()
+    os.close(null)
 
 
 def _reason(error: Exception) -> str:
@@ -108,6 +119,7 @@ class Lab:
     state: StateDir
     wish: Wish
     netns: dict[str, str] = field(default_factory=dict)  # node → path of its network namespace, as the machine sees it
+    delay: Delay | None = None
 
     def build(self) -> dict[str, Any]:
         """The hosts' part of lab.json."""
@@ -132,6 +144,8 @@ class Lab:
                 birth.read_key()
         self._link_namespaces()
         _await_ssh(layout.places)
+        if self.wish.options.latency_ms:
+            self._slow_down(self.wish.options.latency_ms / 1000)
         return {host.name: self._record(host, layout.places[host.name], births[host.name]) for host in self.wish.hosts}
 
     def _begin(self, host: LabHost, layout: Plan, identity: str) -> Birth:
@@ -169,6 +183,12 @@ class Lab:
         for router, rules in layout.rulesets().items():
             with self._in(router):
                 _run(["nft", "-f", "-"], rules)
+
+    def _slow_down(self, seconds: float) -> None:
+        """From here on nothing crosses the internet until somebody runs `delay`."""
+        with self._in(INTERNET):
+            self.delay = Delay(seconds)
+            divert()
 
     def _in(self, node: str) -> AbstractContextManager[None]:
         return kernel.inside(self.netns[node])
@@ -226,8 +246,7 @@ def _host(view: HostView, say: int) -> NoReturn:
             os._exit(0)
         os.write(say, f"pid {_pid_on_machine()}\n".encode())
         key = view.build()
-        os.dup2(os.open(os.devnull, os.O_RDWR), 0)
-        os.dup2(0, 1)
+        _let_go_of_up()
         os.write(say, f"key {key}\n".encode())
         view.become_init()
     except Exception as error:  # it crosses a process boundary as text
