@@ -7,10 +7,18 @@
 
 mod cli;
 mod conf;
+mod control;
 mod digest;
 mod hosts;
+mod netdev;
+mod packet;
+mod paths;
+mod probe;
 mod reload;
+mod report;
 mod safe;
+mod state;
+mod supervise;
 
 fn main() -> std::process::ExitCode {
     cli::main()

@@ -8,7 +8,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::conf::{Cidr, Conf, Endpoint, PublicKey, Secret, UtcTime};
+use meshd_proto::PublicKey;
+
+use crate::conf::{Cidr, Conf, Endpoint, Peer, Secret, UtcTime};
 
 /// Everything about an interface that a configuration decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +112,17 @@ impl Setup {
             routes: BTreeSet::new(),
             forward: BTreeSet::new(),
             peers: BTreeMap::new(),
+        }
+    }
+}
+
+impl From<&Peer> for PeerSetup {
+    fn from(peer: &Peer) -> Self {
+        Self {
+            preshared_key: peer.preshared_key.clone(),
+            allowed_ips: peer.allowed_ips.iter().copied().collect(),
+            endpoint: peer.endpoint.clone(),
+            keepalive: peer.keepalive,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `check`: says everything that is wrong with the configuration on stdin.
 
 use std::io::Read;
+use std::path::Path;
 
 use super::options::Options;
 use super::{Exit, Failure, Outcome};
@@ -66,13 +67,14 @@ fn failure(what: &str, problem: &Problem) -> Failure {
 pub fn private_key(conf: &Conf) -> Result<Secret, Failure> {
     match &conf.interface.private_key {
         PrivateKey::Inline(secret) => Ok(secret.clone()),
-        PrivateKey::File(path) => {
-            let what = format!("PrivateKeyFile {}", path.display());
-            let text = std::fs::read_to_string(path).map_err(|error| {
-                Failure::new(&what, error, "make one with `meshd genkey`").exit(Exit::BadConf)
-            })?;
-            Secret::parse(text.trim())
-                .map_err(|fault| Failure::new(&what, fault.what, fault.hint).exit(Exit::BadConf))
-        }
+        PrivateKey::File(path) => private_key_file(path),
     }
+}
+
+/// The private key in a file: base64, white space around it ignored.
+pub fn private_key_file(path: &Path) -> Result<Secret, Failure> {
+    let what = format!("PrivateKeyFile {}", path.display());
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::new(&what, error, "make one with `meshd genkey`").exit(Exit::BadConf))?;
+    Secret::parse(text.trim()).map_err(|fault| Failure::new(&what, fault.what, fault.hint).exit(Exit::BadConf))
 }

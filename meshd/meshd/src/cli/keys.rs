@@ -2,10 +2,8 @@
 
 use super::options::Options;
 use super::{print, Failure, Outcome};
-use crate::conf::Secret;
-
-/// This build's version.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+use crate::report::VERSION;
+use crate::conf::{Secret, ToBase64};
 
 /// A new private key in base64.
 pub fn genkey(_: &Options) -> Outcome {
@@ -24,7 +22,7 @@ pub fn pubkey(_: &Options) -> Outcome {
         .map_err(|error| Failure::new("stdin", error, "pipe a private key in"))?;
     let key = Secret::parse(text.trim())
         .map_err(|fault| Failure::new("stdin", fault.what, fault.hint))?;
-    print(&key.public().to_string())
+    print(&key.public().to_base64())
 }
 
 /// Name and version.

@@ -3,14 +3,19 @@
 //! Data goes to stdout, talk to stderr. Every failure is a [`Failure`], which becomes a sentence and an exit code here
 //! and nowhere else.
 
-mod check;
+mod apply;
+pub mod check;
+mod client;
 mod keys;
 mod options;
+mod show;
 
 use std::fmt;
 use std::process::ExitCode;
 
 use options::Options;
+
+use crate::supervise;
 
 const HELP: &str = "\
 meshd: a WireGuard-compatible tunnel daemon
@@ -139,6 +144,19 @@ fn run(options: Options) -> Outcome {
         "genkey" => keys::genkey(&options),
         "pubkey" => keys::pubkey(&options),
         "check" => check::check(&options),
+        "bare" => crate::control::bare::run(&options.name),
+        "run" => crate::control::mesh::run(&options.name),
+        "start" => supervise::start(&options.name),
+        "stop" => supervise::stop(&options.name),
+        "supervise" => supervise::supervise(&options.name),
+        "stage" => apply::stage(&options),
+        "switch" => apply::switch(&options),
+        "confirm" => apply::confirm(&options),
+        "rollback" => apply::rollback(&options),
+        "remove" => apply::remove(&options),
+        "status" => show::status(&options),
+        "ping" => show::ping(&options),
+        "report" => show::report(&options),
         _ => Err(Failure::new(command, "there is no such command", "see `meshd help`").into()),
     }
 }

@@ -8,7 +8,7 @@ use lexopt::Arg;
 use super::Failure;
 
 /// What each command takes: does it take a NAME, and which options.
-const COMMANDS: [(&str, bool, &[&str]); 17] = [
+const COMMANDS: [(&str, bool, &[&str]); 18] = [
     ("bare", true, &[]),
     ("check", false, &["canonical"]),
     ("confirm", true, &["id", "wait", "force", "json"]),
@@ -24,6 +24,8 @@ const COMMANDS: [(&str, bool, &[&str]); 17] = [
     ("start", true, &[]),
     ("status", true, &["json"]),
     ("stop", true, &[]),
+    // What `start` runs in the background; not for people.
+    ("supervise", true, &[]),
     ("switch", true, &["id", "within", "json"]),
     ("version", false, &["json"]),
 ];

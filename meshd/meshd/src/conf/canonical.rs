@@ -4,7 +4,10 @@
 //! A [`Section`] writes one `[Name]` with its pairs; the live interface is printed with it too, so that desired and
 //! observed have one shape.
 
-use super::{Conf, PrivateKey, PublicKey, Table};
+use meshd_proto::PublicKey;
+
+use super::key::ToBase64;
+use super::{Conf, PrivateKey, Table};
 
 /// The canonical text of `conf`; the empty text when absent. `file_key` is the public key of a private key that is kept
 /// in a file; without it the line is left out.
@@ -20,7 +23,7 @@ pub fn canonical(conf: Option<&Conf>, file_key: Option<PublicKey>) -> String {
     let mut text = String::new();
     let mut section = Section::new(&mut text, "Interface");
     section.value("Name", interface.name.as_ref());
-    section.value("PublicKey", public_key);
+    section.value("PublicKey", public_key.map(|key| key.to_base64()));
     section.list("Address", &interface.addresses);
     section.value(
         "ListenPort",
@@ -48,8 +51,8 @@ pub fn canonical(conf: Option<&Conf>, file_key: Option<PublicKey>) -> String {
     for peer in peers {
         let mut section = Section::new(&mut text, "Peer");
         section.value("Name", peer.name.as_ref());
-        section.value("PublicKey", Some(peer.public_key));
-        section.value("NextPublicKey", peer.next_public_key);
+        section.value("PublicKey", Some(peer.public_key.to_base64()));
+        section.value("NextPublicKey", peer.next_public_key.map(|key| key.to_base64()));
         section.value(
             "PresharedKey",
             peer.preshared_key.as_ref().map(|key| key.fingerprint()),

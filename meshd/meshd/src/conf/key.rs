@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use meshd_proto::{PrivateKey, PublicKey};
+
 use base64ct::{Base64, Encoding};
 use blake2::digest::{consts::U16, Mac};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -15,22 +17,20 @@ pub const KEY_LEN: usize = 32;
 
 const HINT: &str = "a key is 32 bytes in base64: 43 characters and `=`";
 
-/// Somebody's public key. The order is that of the raw bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PublicKey(pub [u8; KEY_LEN]);
-
-impl PublicKey {
-    /// From base64.
-    pub fn parse(text: &str) -> Result<Self, Fault> {
-        decode(text)
-            .map(Self)
-            .ok_or_else(|| Fault::new(format!("`{text}` is not a key"), HINT))
-    }
+/// Reads a public key from base64.
+pub fn public_key(text: &str) -> Result<PublicKey, Fault> {
+    decode(text).map(PublicKey).ok_or_else(|| Fault::new(format!("`{text}` is not a key"), HINT))
 }
 
-impl fmt::Display for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&Base64::encode_string(&self.0))
+/// A key as people see it.
+pub trait ToBase64 {
+    /// Base64, 44 characters.
+    fn to_base64(&self) -> String;
+}
+
+impl ToBase64 for PublicKey {
+    fn to_base64(&self) -> String {
+        Base64::encode_string(&self.0)
     }
 }
 
@@ -68,8 +68,7 @@ impl Secret {
 
     /// The public key of this private key: X25519 with the base point (RFC 7748 §6.1).
     pub fn public(&self) -> PublicKey {
-        let secret = x25519_dalek::StaticSecret::from(self.0);
-        PublicKey(x25519_dalek::PublicKey::from(&secret).to_bytes())
+        PrivateKey::new(self.0).public()
     }
 
     /// How a preshared key shows in canonical text: a keyed digest that tells equal from unequal and nothing else.
@@ -108,7 +107,7 @@ mod tests {
         // RFC 7748 §6.1, Alice.
         let private = Secret::parse("dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=").unwrap();
         assert_eq!(
-            private.public().to_string(),
+            private.public().to_base64(),
             "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
         );
     }
@@ -122,7 +121,7 @@ mod tests {
             "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmoA",
             "!SDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
         ] {
-            assert!(PublicKey::parse(text).is_err(), "{text}");
+            assert!(public_key(text).is_err(), "{text}");
             assert!(text.is_empty() || !Secret::parse(text).unwrap_err().what.contains(text));
         }
         assert_eq!(format!("{:?}", Secret::new([7; 32])), "(hidden)");

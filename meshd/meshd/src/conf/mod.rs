@@ -14,8 +14,10 @@ mod value;
 use std::fmt;
 use std::path::PathBuf;
 
-pub use canonical::{canonical, Section};
-pub use key::{PublicKey, Secret};
+use meshd_proto::PublicKey;
+
+pub use canonical::{canonical, table, Section};
+pub use key::{Secret, ToBase64};
 pub use parse::parse;
 pub use value::{Cidr, Endpoint, Fault, Host, HostLine, Table, UtcTime};
 

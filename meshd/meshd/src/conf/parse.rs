@@ -7,7 +7,9 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use super::key::{PublicKey, Secret};
+use meshd_proto::PublicKey;
+
+use super::key::{self, Secret, ToBase64};
 use super::lexer::{sections, Pair, RawSection};
 use super::value::{self, Cidr, Endpoint, Fault, HostLine, Parse, Table, UtcTime};
 use super::{Conf, Interface, Parsed, Peer, PrivateKey, Problem};
@@ -121,7 +123,7 @@ fn check_peers_apart(peers: &[(u32, Peer)], interface: Option<&Interface>, log: 
             let fault = Fault::new(
                 format!(
                     "{} belongs to the peer in line {other} too",
-                    peer.public_key
+                    peer.public_key.to_base64()
                 ),
                 "give each key one [Peer]",
             );
@@ -202,13 +204,13 @@ fn read_interface(section: &RawSection<'_>, log: &mut Log) -> Option<Interface> 
 
 fn read_peer(section: &RawSection<'_>, log: &mut Log) -> Option<Peer> {
     let mut reader = Reader::new(section, log);
-    let public_key = reader.once("PublicKey", PublicKey::parse);
+    let public_key = reader.once("PublicKey", key::public_key);
     if reader.line_of("PublicKey").is_none() {
         let fault = Fault::new("there is none", "every [Peer] needs its public key");
         reader.log.problem(section.line, "PublicKey", fault);
     }
     let name = reader.once("Name", value::label);
-    let next_public_key = reader.once("NextPublicKey", PublicKey::parse);
+    let next_public_key = reader.once("NextPublicKey", key::public_key);
     let preshared_key = reader
         .once("PresharedKey", Secret::parse)
         .filter(|key| !key.is_zero());
@@ -445,7 +447,7 @@ mod tests {
 
     #[test]
     fn peers_are_apart() {
-        let own = Secret::parse(KEY).unwrap().public();
+        let own = Secret::parse(KEY).unwrap().public().to_base64();
         let text = format!(
             "[Interface]\nPrivateKey = {KEY}\n[Peer]\nPublicKey = {PEER}\nAllowedIPs = 10.0.0.2\n\
              [Peer]\nPublicKey = {PEER}\nAllowedIPs = 10.0.0.2\n[Peer]\nPublicKey = {own}\n[Interface]\n"

@@ -1,0 +1,311 @@
+//! The control thread's engine: one place that waits. It owns the interface, serves `wg`, feeds the protocol core with
+//! handshakes, wake-ups and time, and hands everything else to its user as [`Happening`]s.
+//!
+//! Strategy: one epoll set. Nothing is polled: with nothing to do there is no deadline and the thread sleeps for good.
+//! The one exception is a bare device whose link was moved to another network namespace, where the kernel tells us
+//! nothing: its state is looked at once a second.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use meshd_os::events::{Alarm, Poller, Ready, Signals};
+use meshd_os::netlink::{LinkEvent, LinkEvents};
+use meshd_os::uapi_socket::Listener;
+use meshd_os::Result;
+use meshd_proto::{uapi, Event, Tai64n, Time};
+
+use super::conversation::Conversation;
+use super::interface::Interface;
+use super::world::{self, World};
+use crate::packet::ProbeArrival;
+use crate::paths;
+
+/// Something that isn't the engine's business.
+#[derive(Debug)]
+pub enum Happening {
+    /// A signal that asks to end.
+    End,
+    /// The interface's link was deleted by somebody else; the interface is gone.
+    LinkGone,
+    /// Addresses, routes or other links changed.
+    Routing,
+    /// The protocol core says so.
+    Protocol(Event),
+    /// A reply to a probe of ours.
+    Probe(ProbeArrival),
+    /// A descriptor that the user added is ready.
+    Ready(Ready),
+    /// The user's deadline has come, or something woke the engine: look at the clock.
+    Time,
+}
+
+/// Tokens below this are the engine's; users start here.
+pub const FIRST_TOKEN: u64 = 1 << 32;
+
+const ALARM: u64 = 1;
+const SIGNALS: u64 = 2;
+const LINKS: u64 = 3;
+const PLANE: u64 = 4;
+const UAPI: u64 = 5;
+/// UAPI connections are counted from here.
+const FIRST_CONVERSATION: u64 = 16;
+
+/// How often the state of a link in another namespace is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// See the file's head.
+pub struct Engine {
+    poller: Poller,
+    alarm: Alarm,
+    signals: Signals,
+    link_events: LinkEvents,
+    /// Clocks, randomness, and what the core wants done.
+    pub world: World,
+    /// The interface, if there is one.
+    pub interface: Option<Interface>,
+    uapi: Option<Listener>,
+    conversations: BTreeMap<u64, Conversation>,
+    next_token: u64,
+    happenings: VecDeque<Happening>,
+    /// When to look at a link in another namespace.
+    look_at: Option<Time>,
+    /// The greatest handshake label of this and former interfaces.
+    labels: Tai64n,
+}
+
+impl Engine {
+    /// An engine without interface. Blocks the signals it waits for, so call it before any thread is started.
+    pub fn new() -> Result<Self> {
+        let signals = Signals::new(&[libc::SIGTERM, libc::SIGINT])?;
+        let (poller, alarm, link_events) = (Poller::new()?, Alarm::new()?, LinkEvents::subscribe()?);
+        poller.add(&alarm, ALARM)?;
+        poller.add(&signals, SIGNALS)?;
+        poller.add(&link_events, LINKS)?;
+        Ok(Self {
+            poller,
+            alarm,
+            signals,
+            link_events,
+            world: World::new(),
+            interface: None,
+            uapi: None,
+            conversations: BTreeMap::new(),
+            next_token: FIRST_CONVERSATION,
+            happenings: VecDeque::new(),
+            look_at: None,
+            labels: Tai64n::ZERO,
+        })
+    }
+
+    /// Handshake labels are to be greater than this one.
+    pub fn start_labels_above(&mut self, label: Tai64n) {
+        self.labels = self.labels.max(label);
+    }
+
+    /// The greatest handshake label used so far.
+    pub fn labels(&self) -> Tai64n {
+        let used = self.interface.as_ref().map_or(Tai64n::ZERO, |interface| interface.device.timestamp_high_water());
+        used.max(self.labels)
+    }
+
+    /// Where the user adds descriptors, under a token from [`FIRST_TOKEN`] on.
+    pub fn poller(&self) -> &Poller {
+        &self.poller
+    }
+
+    /// Takes an interface over.
+    pub fn install(&mut self, interface: Interface) -> Result<()> {
+        self.poller.add(interface.outer.plane.wake_fd(), PLANE)?;
+        self.interface = Some(interface);
+        Ok(())
+    }
+
+    /// Serves `wg` for the interface. An error leaves everything else working.
+    pub fn serve_uapi(&mut self, name: &str) -> Result<()> {
+        let path = paths::uapi_socket(name);
+        if let Some(folder) = path.parent() {
+            // If it can't be made, binding says so in better words.
+            let _ = std::fs::create_dir_all(folder);
+        }
+        let listener = Listener::bind(&path)?;
+        self.poller.add(&listener, UAPI)?;
+        self.uapi = Some(listener);
+        Ok(())
+    }
+
+    /// Ends the interface: its link is gone when this returns.
+    pub fn destroy(&mut self) {
+        self.uapi = None;
+        self.conversations.clear();
+        self.look_at = None;
+        self.labels = self.labels();
+        if let Some(interface) = self.interface.take() {
+            interface.close();
+        }
+    }
+
+    /// Sends what the core wants sent and keeps what it wants known. Call it after every use of the core.
+    pub fn flush(&mut self) {
+        let out = std::mem::take(&mut self.world.out);
+        if let Some(interface) = &self.interface {
+            interface.outer.plane.send(&out.datagrams);
+        }
+        self.happenings.extend(out.events.into_iter().map(Happening::Protocol));
+    }
+
+    /// Waits until something happens that is the user's business; `deadline` is the user's own.
+    pub fn next(&mut self, deadline: Option<Time>) -> Result<Happening> {
+        loop {
+            if let Some(happening) = self.happenings.pop_front() {
+                return Ok(happening);
+            }
+            let now = world::now();
+            self.tick(now);
+            if deadline.is_some_and(|at| at <= now) {
+                return Ok(Happening::Time);
+            }
+            if !self.happenings.is_empty() {
+                continue;
+            }
+            self.wait(deadline)?;
+        }
+    }
+
+    fn tick(&mut self, now: Time) {
+        if let Some(interface) = &mut self.interface {
+            if interface.device.next_timeout().is_some_and(|at| at <= now) {
+                interface.device.tick(&mut self.world.context());
+            }
+        }
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.look_at = Some(now.after(LOOK_INTERVAL));
+            self.look();
+        }
+        self.flush();
+    }
+
+    fn wait(&mut self, deadline: Option<Time>) -> Result<()> {
+        let core = self.interface.as_ref().and_then(|interface| interface.device.next_timeout());
+        let next = [core, deadline, self.look_at].into_iter().flatten().min();
+        self.alarm.set(next.map(|at| at.0))?;
+        let mut ready = Vec::new();
+        self.poller.wait(&mut ready, None)?;
+        for one in ready {
+            match one.token {
+                ALARM => drop(self.alarm.clear()),
+                SIGNALS => self.read_signals(),
+                LINKS => self.read_link_events()?,
+                PLANE => self.attend(),
+                UAPI => self.accept()?,
+                token if token < FIRST_TOKEN => self.converse(token),
+                _ => self.happenings.push_back(Happening::Ready(one)),
+            }
+        }
+        self.flush();
+        Ok(())
+    }
+
+    fn read_signals(&mut self) {
+        while self.signals.next().is_some() {
+            self.happenings.push_back(Happening::End);
+        }
+    }
+
+    fn read_link_events(&mut self) -> Result<()> {
+        let mut routing = false;
+        while let Some(event) = self.link_events.next()? {
+            let ours = self.interface.as_ref().map(|interface| interface.net.index());
+            match event {
+                LinkEvent::Changed(link) if Some(link.index) == ours => self.link_is(link.up, link.mtu),
+                LinkEvent::Deleted { index } if Some(index) == ours => self.link_gone(),
+                LinkEvent::Moved { index } if Some(index) == ours => {
+                    self.look_at = Some(world::now().after(LOOK_INTERVAL));
+                }
+                LinkEvent::Lost => {
+                    routing = true;
+                    let link = self.interface.as_ref().and_then(|interface| interface.net.link().ok());
+                    match link {
+                        Some(Some(link)) => self.link_is(link.up, link.mtu),
+                        Some(None) if self.look_at.is_none() => self.look(),
+                        _ => {}
+                    }
+                }
+                _ => routing = true,
+            }
+        }
+        if routing {
+            self.happenings.push_back(Happening::Routing);
+        }
+        Ok(())
+    }
+
+    fn link_is(&mut self, up: bool, mtu: u32) {
+        if let Some(interface) = &mut self.interface {
+            interface.device.set_link(&mut self.world.context(), up);
+            interface.mtu_is(u16::try_from(mtu).unwrap_or(u16::MAX));
+        }
+    }
+
+    fn link_gone(&mut self) {
+        self.destroy();
+        self.happenings.push_back(Happening::LinkGone);
+    }
+
+    /// Looks at a link that the kernel tells us nothing about.
+    fn look(&mut self) {
+        let Some(interface) = &mut self.interface else { return };
+        match interface.outer.plane.link_up() {
+            Some(up) => interface.device.set_link(&mut self.world.context(), up),
+            None => self.link_gone(),
+        }
+    }
+
+    /// The packet threads want something.
+    fn attend(&mut self) {
+        let Some(interface) = &mut self.interface else { return };
+        let notices = interface.outer.plane.take_notices();
+        let mut waiting = notices.handshakes.len();
+        for handshake in &notices.handshakes {
+            waiting -= 1;
+            interface.device.receive(&mut self.world.context(), &handshake.bytes, handshake.from, waiting);
+        }
+        interface.device.attend(&mut self.world.context());
+        self.happenings.extend(notices.probes.into_iter().map(Happening::Probe));
+        if notices.link_gone {
+            self.link_gone();
+        }
+    }
+
+    fn accept(&mut self) -> Result<()> {
+        while let Some((stream, _)) = self.uapi.as_ref().map_or(Ok(None), Listener::accept)? {
+            let Ok(conversation) = Conversation::new(stream) else { continue };
+            self.next_token += 1;
+            self.poller.add(conversation.as_fd(), self.next_token)?;
+            self.conversations.insert(self.next_token, conversation);
+        }
+        Ok(())
+    }
+
+    /// Serves a connection of `wg`. Whatever is wrong with it ends it and nothing else.
+    fn converse(&mut self, token: u64) {
+        let Some(conversation) = self.conversations.get_mut(&token) else { return };
+        let mut alive = conversation.receive(uapi::MAX_REQUEST).is_ok();
+        while let Some(request) = conversation.next(uapi::request_len) {
+            if let Some(interface) = &mut self.interface {
+                let answer = interface.uapi(&mut self.world, &request);
+                conversation.answer(&answer);
+            }
+        }
+        match conversation.flush() {
+            Ok(left) => {
+                alive &= self.poller.set_writable(conversation.as_fd(), token, left).is_ok();
+                alive &= left || !conversation.ended();
+            }
+            Err(_) => alive = false,
+        }
+        if !alive {
+            self.conversations.remove(&token);
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! A live interface: TUN, packet threads, sockets, protocol core and kernel settings as one thing that steps can be
+//! applied to and that can be looked at.
+//!
+//! What it does not do: decide what is wanted (`mesh.rs`) or wait for anything (`engine.rs`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+
+use meshd_os::tun::{Tun, TunError};
+use meshd_os::udp::UdpPair;
+use meshd_proto::uapi::{self, Operation, PeerOperation, Request};
+use meshd_proto::{Cidr as Network, Device, Endpoint as Place, PresharedKey, PrivateKey, PublicKey, Tai64n};
+
+use super::outer::Outer;
+use super::world::{self, World};
+use crate::cli::Failure;
+use crate::conf::{Cidr, Endpoint, Host, Secret};
+use crate::netdev::NetDev;
+use crate::packet::{Plane, Switches};
+use crate::reload::{Change, PeerSetup, Put, Setup, Step};
+
+/// See the file's head.
+pub struct Interface {
+    /// The link's name.
+    pub name: String,
+    /// The protocol core.
+    pub device: Device,
+    /// The packet threads and their sockets.
+    pub outer: Outer,
+    /// The link in the kernel.
+    pub net: NetDev,
+    /// Where peers are, as configured by file or `wg`; the core knows where they are now.
+    pub endpoints: BTreeMap<PublicKey, Endpoint>,
+    /// The MTU that meshd itself found, so that it isn't taken for configured.
+    pub found_mtu: Option<u16>,
+    /// The table that holds our routes; `None`: none does.
+    pub routes_in: Option<u32>,
+    mtu: u16,
+    relay: bool,
+    forward: BTreeSet<Cidr>,
+}
+
+impl Interface {
+    /// Makes the link, still down, with a socket on a port of the kernel's choice.
+    pub fn create(name: &str, high_water: Tai64n) -> Result<Self, Failure> {
+        let switches = Switches::from_env();
+        let tun = Tun::create(name, switches.tun_options()).map_err(|error| tun_failure(name, &error))?;
+        let net = NetDev::find(name).map_err(|error| failure(name, error))?;
+        let sockets = UdpPair::bind(&switches.udp_options(0, 0)).map_err(|error| failure(name, error))?;
+        let port = sockets.port;
+        let device = Device::new(high_water);
+        let plane = Plane::start(tun, sockets, device.reader()).map_err(|error| failure(name, error))?;
+        Ok(Self {
+            name: name.to_owned(),
+            device,
+            outer: Outer::new(plane, switches, port),
+            net,
+            endpoints: BTreeMap::new(),
+            found_mtu: None,
+            routes_in: None,
+            mtu: 0,
+            relay: false,
+            forward: BTreeSet::new(),
+        })
+    }
+
+    /// What is so. `table` holds the routes that are ours. `None` when the link is gone or was renamed.
+    pub fn observe(&self, table: Option<u32>) -> Result<Option<Setup>, Failure> {
+        let link = self.net.link().map_err(|error| failure(&self.name, error))?;
+        if link.is_none_or(|link| link.name != self.name) {
+            return Ok(None);
+        }
+        let seen = self.net.observe(table).map_err(|error| failure(&self.name, error))?;
+        let peers = self.device.peers(world::now()).into_iter().map(|peer| {
+            let setup = PeerSetup {
+                preshared_key: (!peer.preshared_key.is_none()).then(|| Secret::new(*peer.preshared_key.expose())),
+                allowed_ips: peer.allowed_ips.iter().map(from_network).collect(),
+                endpoint: self.endpoints.get(&peer.public_key).cloned(),
+                keepalive: peer.keepalive,
+            };
+            (peer.public_key, setup)
+        });
+        Ok(Some(Setup {
+            private_key: self.device.private_key().map(|key| Secret::new(*key.expose())),
+            listen_port: Some(self.outer.port()),
+            fwmark: self.outer.mark(),
+            mtu: seen.mtu,
+            up: seen.up,
+            relay: self.relay,
+            addresses: seen.addresses,
+            routes: seen.routes,
+            forward: self.forward.clone(),
+            peers: peers.collect(),
+        }))
+    }
+
+    /// Carries out one step ([`Step::Create`] and [`Step::Destroy`] are the caller's).
+    pub fn apply(&mut self, world: &mut World, step: &Step) -> Result<(), Failure> {
+        let done = match step {
+            Step::Create | Step::Destroy => Ok(()),
+            Step::PrivateKey(Change { to, .. }) => {
+                self.device.set_private_key(to.as_ref().map(|key| PrivateKey::new(*key.expose())));
+                Ok(())
+            }
+            Step::ListenPort(Change { to, .. }) => {
+                let port = to.unwrap_or(0);
+                match self.outer.set_port(port) {
+                    Err(error) if error.kind() == ErrorKind::AddrInUse => return Err(port_taken(&self.name, port)),
+                    other => other,
+                }
+            }
+            Step::FwMark(Change { to, .. }) => self.outer.set_mark(*to),
+            Step::Mtu(Change { to, .. }) => self.set_mtu(*to),
+            Step::Up(Change { to, .. }) => {
+                self.net.set_up(*to).map(|()| self.device.set_link(&mut world.context(), *to))
+            }
+            Step::Relay(Change { to, .. }) => {
+                self.relay = *to;
+                self.outer.plane.set_relay(*to);
+                Ok(())
+            }
+            Step::Address(put, address) => {
+                let done = self.net.address(*put, *address);
+                self.outer.plane.set_addresses(self.own_addresses());
+                done
+            }
+            Step::Route(put, route) => self.net.route(*put, *route),
+            Step::Forward(put, network) => {
+                match put {
+                    Put::Add => self.forward.insert(*network),
+                    Put::Remove => self.forward.remove(network),
+                };
+                self.net.forward(*put, *network)
+            }
+            Step::Peer(key, change) => {
+                self.apply_peer(world, key, change);
+                Ok(())
+            }
+        };
+        done.map_err(|error| failure(&self.name, error))
+    }
+
+    fn apply_peer(&mut self, world: &mut World, key: &PublicKey, change: &Change<Option<PeerSetup>>) {
+        let Some(to) = &change.to else {
+            self.device.remove_peer(key);
+            self.endpoints.remove(key);
+            return;
+        };
+        let blank = PeerSetup::default();
+        let from = change.from.as_ref().unwrap_or(&blank);
+        match &to.endpoint {
+            Some(endpoint) => self.endpoints.insert(*key, endpoint.clone()),
+            None => self.endpoints.remove(key),
+        };
+        self.device.transaction(|device| {
+            device.upsert_peer(key);
+            // The one error these have is a peer that isn't there: our own key, which `conf` refuses.
+            if from.preshared_key != to.preshared_key {
+                let preshared = to.preshared_key.as_ref().map_or([0; 32], |secret| *secret.expose());
+                let _ = device.set_preshared_key(key, PresharedKey::new(preshared));
+            }
+            if from.allowed_ips != to.allowed_ips {
+                let networks: Vec<Network> = to.allowed_ips.iter().filter_map(to_network).collect();
+                let _ = device.set_allowed_ips(key, &networks);
+            }
+            if from.endpoint != to.endpoint {
+                if let Some(at) = to.endpoint.as_ref().and_then(literal) {
+                    let _ = device.set_endpoint(&mut world.context(), key, Some(Place::new(at)));
+                }
+            }
+            if from.keepalive != to.keepalive {
+                let _ = device.set_keepalive(&mut world.context(), key, to.keepalive);
+            }
+        });
+    }
+
+    /// Sets the link's MTU and what follows from it.
+    pub fn set_mtu(&mut self, mtu: u16) -> meshd_os::Result<()> {
+        self.net.set_mtu(mtu)?;
+        self.mtu_is(mtu);
+        Ok(())
+    }
+
+    /// The link's MTU, as last heard of.
+    pub fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    /// The link's MTU was set by us or somebody else.
+    pub fn mtu_is(&mut self, mtu: u16) {
+        self.mtu = mtu;
+        self.device.set_mtu(usize::from(mtu));
+        self.outer.plane.set_mtu(usize::from(mtu));
+    }
+
+    /// The MTU that fits the routes to all endpoints that are known: the lowest less 80 bytes (IPv6 40, UDP 8, WireGuard
+    /// 32), never below 1280, where the kernel would delete the link's IPv6 addresses; 1420 when no endpoint is known.
+    pub fn automatic_mtu(&self, more: impl IntoIterator<Item = SocketAddr>) -> u16 {
+        let known = self.device.peers(world::now()).into_iter().filter_map(|peer| Some(peer.endpoint?.remote));
+        let mut lowest: Option<u32> = None;
+        for at in known.chain(more) {
+            // A route that can't be looked up tells nothing.
+            if let Ok(Some(mtu)) = self.net.mtu_towards(at.ip(), self.outer.mark()) {
+                lowest = Some(lowest.map_or(mtu, |known| known.min(mtu)));
+            }
+        }
+        lowest.map_or(1420, |mtu| mtu.saturating_sub(80).clamp(1280, 65455) as u16)
+    }
+
+    /// The addresses of the link; none when they can't be read.
+    pub fn own_addresses(&self) -> Vec<IpAddr> {
+        let seen = self.net.observe(None);
+        seen.map_or(Vec::new(), |seen| seen.addresses.iter().map(|cidr| cidr.addr).collect())
+    }
+
+    /// Takes the link away and puts back what was changed beside it.
+    pub fn close(mut self) {
+        for network in std::mem::take(&mut self.forward) {
+            if let Err(error) = self.net.forward(Put::Remove, network) {
+                eprintln!("meshd: warning: {}: {error}", self.name);
+            }
+        }
+    }
+
+    /// Answers a UAPI request, and remembers what it says about endpoints.
+    pub fn uapi(&mut self, world: &mut World, request: &[u8]) -> Vec<u8> {
+        let operations = match uapi::parse(request) {
+            Ok(Request::Set(operations)) => operations,
+            _ => Vec::new(),
+        };
+        let answer = uapi::handle(&mut self.device, &mut world.context(), &mut self.outer, request);
+        for operation in operations {
+            match operation {
+                Operation::ReplacePeers => self.endpoints.clear(),
+                Operation::Peer(key, operations) => {
+                    for operation in operations {
+                        if let PeerOperation::Endpoint(at) = operation {
+                            self.endpoints.insert(key, from_socket(at));
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        let device = &self.device;
+        self.endpoints.retain(|key, _| device.shared_peer(key).is_some());
+        answer
+    }
+}
+
+/// An endpoint that needs no look-up.
+pub fn literal(endpoint: &Endpoint) -> Option<SocketAddr> {
+    match endpoint.host {
+        Host::Addr(ip) => Some(SocketAddr::new(ip, endpoint.port)),
+        Host::Name(_) => None,
+    }
+}
+
+fn from_socket(at: SocketAddr) -> Endpoint {
+    Endpoint { host: Host::Addr(at.ip()), port: at.port() }
+}
+
+fn to_network(cidr: &Cidr) -> Option<Network> {
+    Network::new(cidr.addr, cidr.prefix)
+}
+
+fn from_network(network: &Network) -> Cidr {
+    Cidr { addr: network.address(), prefix: network.prefix() }
+}
+
+/// A failure of the interface `name`.
+pub fn failure(name: &str, error: meshd_os::Error) -> Failure {
+    let hint = match error.kind() {
+        ErrorKind::PermissionDenied => "it needs CAP_NET_ADMIN",
+        _ => "",
+    };
+    Failure::new(format!("interface {name}"), error, hint)
+}
+
+/// The port belongs to somebody else.
+pub fn port_taken(name: &str, port: u16) -> Failure {
+    Failure::new(
+        format!("interface {name}"),
+        format!("UDP port {port} is taken by another program"),
+        format!("choose another port, or see who has it with `ss -lunp sport = :{port}`"),
+    )
+}
+
+/// A link that isn't ours has the name.
+pub fn foreign_link(name: &str) -> Failure {
+    Failure::new(
+        format!("interface {name}"),
+        "another interface has that name",
+        format!("rename or delete it (`ip link show {name}`), or name the mesh otherwise"),
+    )
+}
+
+fn tun_failure(name: &str, error: &TunError) -> Failure {
+    let hint = match error {
+        TunError::NameTaken => return foreign_link(name),
+        TunError::Missing => "load the module `tun`, or give the container /dev/net/tun",
+        TunError::Forbidden => "it needs CAP_NET_ADMIN and access to /dev/net/tun",
+        _ => "",
+    };
+    Failure::new(format!("interface {name}"), error, hint)
+}

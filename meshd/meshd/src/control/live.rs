@@ -1,0 +1,116 @@
+//! Taking a set-up live on the engine's interface: steps one after the other, all of them or none.
+
+use super::engine::Engine;
+use super::interface::{failure, foreign_link, port_taken, Interface};
+use super::loaded::Loaded;
+use super::world;
+use crate::cli::Failure;
+use crate::conf::Table;
+use crate::reload::{steps, Setup, Step};
+use meshd_os::netlink::Netlink;
+use meshd_os::udp::{UdpOptions, UdpPair};
+
+/// Whether `loaded` could be taken live as far as can be told beforehand: nobody else has the link's name or the port.
+pub fn check(engine: &Engine, name: &str, loaded: &Loaded) -> Result<(), Failure> {
+    let Some(conf) = &loaded.conf else { return Ok(()) };
+    if engine.interface.is_none() {
+        let fail = |error| failure(name, error);
+        if Netlink::open().map_err(fail)?.link(name).map_err(fail)?.is_some() {
+            return Err(foreign_link(name));
+        }
+    }
+    let port = conf.interface.listen_port;
+    let current = engine.interface.as_ref().map(|interface| interface.outer.port());
+    if port != 0 && current != Some(port) {
+        UdpPair::bind(&UdpOptions { port, ..UdpOptions::default() }).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AddrInUse => port_taken(name, port),
+            _ => failure(name, error),
+        })?;
+    }
+    Ok(())
+}
+
+/// Makes what is so into what `loaded` wants. On failure everything is as before, as far as the kernel lets us.
+pub fn take(engine: &mut Engine, name: &str, loaded: &Loaded) -> Result<(), Failure> {
+    let table = loaded.conf.as_ref().map_or(Table::Auto, |conf| conf.interface.table);
+    let mut found = None;
+    if let Some(interface) = &mut engine.interface {
+        // The routes to be taken away may be in another table than those to come.
+        let old = interface.routes_in;
+        found = interface.observe(table.id())?;
+        if let Some(setup) = found.as_mut().filter(|_| old != table.id() && old.is_some()) {
+            setup.routes.extend(interface.observe(old)?.map(|setup| setup.routes).unwrap_or_default());
+        }
+        if found.is_none() {
+            // Renamed or deleted behind our back: not ours any more.
+            engine.destroy();
+        }
+    }
+    let was_there = found.is_some();
+    // The MTU depends on the routes that a link needs to exist for, so it is found last of all values.
+    if let (None, Some(_)) = (&found, &loaded.conf) {
+        create(engine, name)?;
+        found = Some(Setup::blank());
+    }
+    let wanted = wanted(engine, loaded);
+    let result = match (&mut engine.interface, &wanted) {
+        (Some(_), None) => {
+            engine.destroy();
+            Ok(())
+        }
+        (Some(_), Some(wanted)) => run(engine, &steps(found.as_ref(), Some(wanted))),
+        (None, _) => Ok(()),
+    };
+    if result.is_err() && !was_there {
+        engine.destroy();
+    }
+    if let (Ok(()), Some(interface)) = (&result, &mut engine.interface) {
+        interface.routes_in = table.id();
+    }
+    engine.flush();
+    result
+}
+
+fn create(engine: &mut Engine, name: &str) -> Result<(), Failure> {
+    let interface = Interface::create(name, engine.labels())?;
+    engine.install(interface).map_err(|error| failure(name, error))?;
+    if let Err(error) = engine.serve_uapi(name) {
+        eprintln!("meshd: warning: `wg` will not see {name}: {error}");
+    }
+    Ok(())
+}
+
+/// The set-up that `loaded` wants now; `None`: no interface.
+pub fn wanted(engine: &mut Engine, loaded: &Loaded) -> Option<Setup> {
+    let (conf, key) = loaded.conf.as_ref().zip(loaded.key.as_ref())?;
+    let interface = engine.interface.as_mut()?;
+    let mtu = match conf.interface.mtu {
+        Some(mtu) => {
+            interface.found_mtu = None;
+            mtu
+        }
+        None => {
+            let literals = conf.peers.iter().filter_map(|peer| super::interface::literal(peer.endpoint.as_ref()?));
+            let mtu = interface.automatic_mtu(literals);
+            interface.found_mtu = Some(mtu);
+            mtu
+        }
+    };
+    Some(Setup::wanted(conf, key.clone(), mtu, world::utc()))
+}
+
+/// Carries the steps out; takes the done ones back when one fails.
+fn run(engine: &mut Engine, steps: &[Step]) -> Result<(), Failure> {
+    let Engine { interface: Some(interface), world, .. } = engine else { return Ok(()) };
+    for (at, step) in steps.iter().enumerate() {
+        let Err(failure) = interface.apply(world, step) else { continue };
+        // The failed one too: it may have been done in part.
+        for back in steps[..=at].iter().rev().filter_map(Step::inverse) {
+            if let Err(failure) = interface.apply(world, &back) {
+                eprintln!("meshd: warning: going back: {failure}");
+            }
+        }
+        return Err(failure);
+    }
+    Ok(())
+}

@@ -1,0 +1,466 @@
+//! `meshd run NAME`: the daemon of one mesh. It keeps the confirmed, staged and switched configurations, answers the
+//! command, probes links, looks names up, and returns by itself when nobody confirms.
+//!
+//! Strategy: one thread, one loop on the [`Engine`]. Whatever takes time is a [`Waiting`] request with a deadline; every
+//! turn of the loop looks at the clock once and does what is due. The requests are in `requests.rs`, what is shown in
+//! `running.rs`, taking a configuration live in `live.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use meshd_os::notify::{self, Notifier};
+use meshd_os::uapi_socket::Listener;
+use meshd_proto::{Event, Endpoint as Place, PublicKey, Time};
+
+use super::conversation::Conversation;
+use super::engine::{Engine, Happening, FIRST_TOKEN};
+use super::interface::failure;
+use super::links::{Ask, Links};
+use super::live;
+use super::loaded::Loaded;
+use super::lookups::Lookups;
+use super::names::Names;
+use super::requests::Waiting;
+use super::running::is_expired;
+use super::world;
+use crate::cli::{Failure, Outcome};
+use crate::conf::{Endpoint, Host, Peer};
+use crate::paths;
+use crate::probe::ProbeMark;
+use crate::reload::{Change, Step};
+use crate::safe::{Id, Safe};
+use crate::state::State;
+
+/// Tokens of ours in the engine's set.
+pub const CONTROL: u64 = FIRST_TOKEN;
+const NAMES: u64 = FIRST_TOKEN + 1;
+/// Control connections are counted from here.
+const FIRST_CONVERSATION: u64 = FIRST_TOKEN + 16;
+
+/// After a change of routes the automatic MTU is found again this much later: such changes come in storms.
+const SETTLE: Duration = Duration::from_secs(1);
+/// The calendar may jump: a peer's expiry is looked at anew at least this often while there is one to come.
+const CALENDAR: Duration = Duration::from_secs(3600);
+
+/// See the file's head.
+pub struct Mesh {
+    pub(super) name: String,
+    pub(super) engine: Engine,
+    pub(super) started: Time,
+    pub(super) safe: Safe,
+    pub(super) confirmed: Loaded,
+    pub(super) staged: Option<Loaded>,
+    pub(super) switched: Option<Loaded>,
+    pub(super) links: Links,
+    pub(super) lookups: Lookups,
+    /// Sentences about what doesn't work.
+    pub(super) trouble: Vec<String>,
+    pub(super) waiting: Vec<Waiting>,
+    pub(super) conversations: BTreeMap<u64, Conversation>,
+    /// Links that were alive when the switched configuration was taken live.
+    pub(super) alive_before: Vec<Link>,
+    names: Names,
+    state: State,
+    mark: ProbeMark,
+    control: Listener,
+    own_uid: u32,
+    next_token: u64,
+    notifier: Notifier,
+    watchdog: Option<(Duration, Time)>,
+    find_mtu_at: Option<Time>,
+    expiry_at: Option<Time>,
+}
+
+/// A link as a configuration names it: keys change, names stay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The peer's key.
+    pub key: PublicKey,
+    /// Its name in the mesh.
+    pub name: Option<String>,
+}
+
+/// Runs the daemon in the foreground until it is told to end.
+pub fn run(name: &str) -> Outcome {
+    let mut mesh = Mesh::new(name)?;
+    mesh.start()?;
+    let outcome = mesh.serve();
+    mesh.stop();
+    outcome.map_err(Vec::from)
+}
+
+impl Mesh {
+    fn new(name: &str) -> Result<Self, Vec<Failure>> {
+        let fail = |error| failure(name, error);
+        let mut engine = Engine::new().map_err(fail)?;
+        let notifier = Notifier::from_env().map_err(fail)?;
+        let path = paths::control_socket(name);
+        if let Some(folder) = path.parent() {
+            // If it can't be made, binding says so in better words.
+            let _ = std::fs::create_dir_all(folder);
+        }
+        let control = Listener::bind(&path).map_err(fail)?;
+        engine.poller().add(&control, CONTROL).map_err(fail)?;
+        let names = Names::new().map_err(fail)?;
+        engine.poller().add(names.event(), NAMES).map_err(fail)?;
+        let mut trouble = Vec::new();
+        let confirmed = Loaded::confirmed(name).unwrap_or_else(|failures| {
+            // Without an interface, but there: so that a better configuration can be staged.
+            for failure in failures {
+                eprintln!("meshd: {failure}");
+                trouble.push(format!("the confirmed configuration cannot be used: {failure}"));
+            }
+            Loaded::absent()
+        });
+        let (state, labels) = State::open(name, world::wall());
+        engine.start_labels_above(labels);
+        let now = world::now();
+        let mark = ProbeMark { id: u16::from_ne_bytes(engine.world.random()), magic: engine.world.random() };
+        Ok(Self {
+            name: name.to_owned(),
+            engine,
+            started: now,
+            safe: Safe::new(confirmed.id.clone()),
+            confirmed,
+            staged: None,
+            switched: None,
+            links: Links::default(),
+            lookups: Lookups::default(),
+            trouble,
+            waiting: Vec::new(),
+            conversations: BTreeMap::new(),
+            alive_before: Vec::new(),
+            names,
+            state,
+            mark,
+            control,
+            own_uid: own_uid().map_err(fail)?,
+            next_token: FIRST_CONVERSATION,
+            notifier,
+            watchdog: notify::watchdog_interval().map(|interval| (interval / 2, now)),
+            find_mtu_at: None,
+            expiry_at: None,
+        })
+    }
+
+    /// Takes the confirmed configuration live and tells the service manager.
+    fn start(&mut self) -> Result<(), Failure> {
+        self.take_live(&self.confirmed.clone())?;
+        let ready = self.notifier.ready();
+        ready.map_err(|error| failure(&self.name, error))
+    }
+
+    fn stop(&mut self) {
+        // The service manager sees the process end in any case.
+        let _ = self.notifier.stopping();
+        if let Err(error) = self.state.close(self.engine.labels()) {
+            eprintln!("meshd: warning: {}: {error}", paths::label_mark(&self.name).display());
+        }
+        self.engine.destroy();
+    }
+
+    fn serve(&mut self) -> Result<(), Failure> {
+        loop {
+            let deadline = self.deadline();
+            let happening = self.engine.next(deadline).map_err(|error| failure(&self.name, error))?;
+            match happening {
+                Happening::End => return Ok(()),
+                Happening::LinkGone => eprintln!("meshd: {}: the interface was deleted by somebody else", self.name),
+                Happening::Routing => self.find_mtu_soon(),
+                Happening::Protocol(event) => self.protocol(&event),
+                Happening::Probe(reply) => {
+                    self.links.answered(reply.at, reply.from, reply.sequence);
+                }
+                Happening::Ready(ready) if ready.token == CONTROL => self.accept(),
+                Happening::Ready(ready) if ready.token == NAMES => self.resolved(),
+                Happening::Ready(ready) => self.converse(ready.token),
+                Happening::Time => {}
+            }
+            self.turn(world::now())?;
+        }
+    }
+
+    /// The soonest of everything that has a time.
+    fn deadline(&self) -> Option<Time> {
+        let safe = self.safe.deadline().map(to_time);
+        let waiting = self.waiting.iter().map(Waiting::next_timeout).min();
+        let watchdog = self.watchdog.map(|(_, at)| at);
+        [safe, waiting, watchdog, self.links.next_timeout(), self.lookups.next_timeout(), self.find_mtu_at, self.expiry_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Does what is due. An error means that not even the confirmed configuration could be taken live again: the daemon
+    /// ends, and starts anew from it.
+    fn turn(&mut self, now: Time) -> Result<(), Failure> {
+        if self.safe.is_due(to_duration(now)) {
+            eprintln!("meshd: {}: not confirmed in time, going back", self.name);
+            self.go_back()?;
+        }
+        if let Some((interval, at)) = self.watchdog.filter(|(_, at)| *at <= now) {
+            self.watchdog = Some((interval, at.after(interval).max(now)));
+            // A manager that can't be told will restart us, which is what it is for.
+            let _ = self.notifier.watchdog();
+        }
+        if self.expiry_at.is_some_and(|at| at <= now) {
+            self.expire();
+        }
+        if self.find_mtu_at.is_some_and(|at| at <= now) {
+            self.find_mtu_at = None;
+            self.find_mtu();
+        }
+        for name in self.lookups.due(now) {
+            self.ask_name(&name);
+        }
+        self.probe(now);
+        self.settle_waiting(now);
+        Ok(())
+    }
+
+    /// What is live: the switched configuration, or the confirmed one.
+    pub(super) fn in_force(&self) -> &Loaded {
+        self.switched.as_ref().unwrap_or(&self.confirmed)
+    }
+
+    /// The peers of the configuration in force.
+    pub(super) fn configured_peers(&self) -> impl Iterator<Item = &Peer> {
+        self.in_force().conf.iter().flat_map(|conf| &conf.peers)
+    }
+
+    /// Takes a configuration live, all of it or nothing.
+    pub(super) fn take_live(&mut self, loaded: &Loaded) -> Result<(), Failure> {
+        live::take(&mut self.engine, &self.name, loaded)?;
+        if let Some(interface) = &self.engine.interface {
+            interface.outer.plane.set_probe_mark(Some(self.mark));
+            let device = &interface.device;
+            self.links.retain(|key| device.shared_peer(key).is_some());
+        }
+        let now = world::now();
+        self.plan_expiry(loaded, now);
+        let wanted: BTreeSet<String> =
+            loaded.conf.iter().flat_map(|conf| &conf.peers).filter_map(|peer| name_of(peer.endpoint.as_ref()?)).collect();
+        if wanted.is_empty() {
+            self.names.stop();
+        }
+        for name in self.lookups.keep(now, &wanted.into_iter().collect::<Vec<_>>()) {
+            self.ask_name(&name);
+        }
+        Ok(())
+    }
+
+    /// Returns to the confirmed configuration.
+    pub(super) fn go_back(&mut self) -> Result<(), Failure> {
+        self.switched = None;
+        self.safe.rolled_back();
+        let confirmed = self.confirmed.clone();
+        self.take_live(&confirmed)
+    }
+
+    fn protocol(&mut self, event: &Event) {
+        let now = world::now();
+        match event {
+            Event::Established(key) => {
+                self.links.established(now, key);
+                if let Err(error) = self.state.note(self.engine.labels()) {
+                    eprintln!("meshd: warning: {}: {error}", paths::label_mark(&self.name).display());
+                }
+            }
+            Event::Retrying(key, _) => {
+                let endpoints = self.engine.interface.as_ref().map(|interface| &interface.endpoints);
+                let name = endpoints.and_then(|endpoints| name_of(endpoints.get(key)?));
+                if let Some(name) = name.filter(|name| self.lookups.doubt(now, name)) {
+                    self.ask_name(&name);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    // Names.
+
+    fn ask_name(&mut self, name: &str) {
+        let mark = self.engine.interface.as_ref().map_or(0, |interface| interface.outer.mark());
+        self.names.ask(name, mark);
+    }
+
+    fn resolved(&mut self) {
+        while let Some(answer) = self.names.answer() {
+            if let Err(why) = &answer.found {
+                eprintln!("meshd: {}: {why}", self.name);
+            }
+            self.lookups.answered(world::now(), &answer.name, answer.found.ok());
+            self.point_to(&answer.name);
+        }
+        self.engine.flush();
+    }
+
+    /// Points the peers behind `name` to the address it has now.
+    fn point_to(&mut self, name: &str) {
+        let Some(interface) = &mut self.engine.interface else { return };
+        let behind: Vec<(PublicKey, u16)> = interface
+            .endpoints
+            .iter()
+            .filter(|(_, endpoint)| name_of(endpoint).as_deref() == Some(name))
+            .map(|(key, endpoint)| (*key, endpoint.port))
+            .collect();
+        for (key, port) in behind {
+            let status = interface.device.peer(&key, world::now());
+            let in_use = status.as_ref().and_then(|peer| Some(peer.endpoint?.remote.ip()));
+            // A session that works is not moved.
+            if status.is_some_and(|peer| peer.connected && peer.attempts == 0) {
+                continue;
+            }
+            if let Some(ip) = self.lookups.choose(name, in_use) {
+                let place = Place::new(SocketAddr::new(ip, port));
+                // The one error is a peer that was removed meanwhile.
+                let _ = interface.device.set_endpoint(&mut self.engine.world.context(), &key, Some(place));
+            }
+        }
+        self.find_mtu_soon();
+    }
+
+    // MTU and expiry.
+
+    fn find_mtu_soon(&mut self) {
+        let automatic = self.in_force().conf.as_ref().is_some_and(|conf| conf.interface.mtu.is_none());
+        if automatic && self.engine.interface.is_some() && self.find_mtu_at.is_none() {
+            self.find_mtu_at = Some(world::now().after(SETTLE));
+        }
+    }
+
+    fn find_mtu(&mut self) {
+        let Some(interface) = &mut self.engine.interface else { return };
+        // An MTU that somebody else has set since is theirs.
+        if interface.found_mtu != Some(interface.mtu()) {
+            return;
+        }
+        let mtu = interface.automatic_mtu([]);
+        if mtu != interface.mtu() {
+            match interface.set_mtu(mtu) {
+                Ok(()) => interface.found_mtu = Some(mtu),
+                Err(error) => eprintln!("meshd: warning: {}: {error}", self.name),
+            }
+        }
+    }
+
+    fn plan_expiry(&mut self, loaded: &Loaded, now: Time) {
+        let utc = world::utc();
+        let next = loaded.conf.iter().flat_map(|conf| &conf.peers).filter_map(|peer| peer.expires).filter(|at| *at > utc).min();
+        self.expiry_at = next.map(|at| now.after(Duration::from_secs(at.0 - utc.0).min(CALENDAR)));
+    }
+
+    /// Drops the peers whose time is over.
+    fn expire(&mut self) {
+        let now = world::utc();
+        let over: Vec<PublicKey> = self.configured_peers().filter(|peer| is_expired(peer, now)).map(|peer| peer.public_key).collect();
+        if let Some(interface) = &mut self.engine.interface {
+            for key in over {
+                let gone = Change { from: None, to: None };
+                if let Err(failure) = interface.apply(&mut self.engine.world, &Step::Peer(key, Box::new(gone))) {
+                    eprintln!("meshd: warning: {failure}");
+                }
+            }
+        }
+        self.engine.flush();
+        self.plan_expiry(&self.in_force().clone(), world::now());
+    }
+
+    // Probes.
+
+    /// Begins to probe every link.
+    pub(super) fn begin_probes(&mut self, wait: Duration) {
+        let Some(interface) = &self.engine.interface else { return };
+        let peers = interface.device.peers(world::now());
+        let targets = peers.iter().map(|peer| {
+            let first = peer.allowed_ips.iter().filter(|net| **net == meshd_proto::Cidr::host(net.address())).min();
+            (peer.public_key, first.map(|net| net.address()))
+        });
+        self.links.begin(world::now(), wait, targets);
+    }
+
+    fn probe(&mut self, now: Time) {
+        let Some(since) = self.links.running_since() else { return };
+        let Some(interface) = &mut self.engine.interface else {
+            self.links.finish(now);
+            return;
+        };
+        for peer in interface.device.peers(now) {
+            if let Some(at) = peer.last_received.filter(|at| *at > since) {
+                self.links.heard(&peer.public_key, at);
+            }
+        }
+        let own = interface.own_addresses();
+        for ask in self.links.due(now) {
+            // The one error is a peer that was removed meanwhile.
+            let _ = match ask {
+                Ask::Echo { key, to, sequence } => {
+                    let from = own.iter().find(|own| own.is_ipv4() == to.is_ipv4());
+                    match from.and_then(|from| self.mark.request(*from, to, sequence)) {
+                        Some(packet) => interface.device.send(&mut self.engine.world.context(), &key, &packet),
+                        None => interface.device.shake_hands(&mut self.engine.world.context(), &key),
+                    }
+                }
+                Ask::Shake(key) => interface.device.shake_hands(&mut self.engine.world.context(), &key),
+            };
+        }
+        self.engine.flush();
+    }
+
+    // The control socket.
+
+    fn accept(&mut self) {
+        while let Ok(Some((stream, who))) = self.control.accept() {
+            if who.uid != 0 && who.uid != self.own_uid {
+                continue;
+            }
+            let Ok(conversation) = Conversation::new(stream) else { continue };
+            self.next_token += 1;
+            if self.engine.poller().add(&conversation, self.next_token).is_ok() {
+                self.conversations.insert(self.next_token, conversation);
+            }
+        }
+    }
+
+    /// A link of the configuration in force by the identity it had in an earlier one.
+    pub(super) fn successor(&self, link: &Link) -> Option<&Peer> {
+        let by_key = self.configured_peers().find(|peer| peer.public_key == link.key);
+        by_key.or_else(|| self.configured_peers().find(|peer| link.name.is_some() && peer.name == link.name))
+    }
+
+    /// Makes what is switched the confirmed one.
+    pub(super) fn make_confirmed(&mut self, id: &Id) -> Result<(), crate::safe::Refusal> {
+        self.safe.confirmed(id)?;
+        if let Some(loaded) = self.switched.take() {
+            self.confirmed = loaded;
+        }
+        self.trouble.clear();
+        Ok(())
+    }
+}
+
+/// The name of an endpoint that needs a look-up.
+fn name_of(endpoint: &Endpoint) -> Option<String> {
+    match &endpoint.host {
+        Host::Name(name) => Some(name.clone()),
+        Host::Addr(_) => None,
+    }
+}
+
+/// Boot time as [`Safe`] counts it.
+pub fn to_duration(time: Time) -> Duration {
+    Duration::from_nanos(time.0)
+}
+
+fn to_time(since_boot: Duration) -> Time {
+    Time(0).after(since_boot)
+}
+
+/// This process's user, as the kernel tells the other end of a socket.
+fn own_uid() -> meshd_os::Result<u32> {
+    use std::os::fd::AsFd;
+    let fail = |error| meshd_os::Error::new("ask the own user id", error);
+    let (ours, _theirs) = std::os::unix::net::UnixStream::pair().map_err(fail)?;
+    Ok(meshd_os::uapi_socket::credentials(ours.as_fd()).map_err(fail)?.uid)
+}

@@ -1,0 +1,18 @@
+//! The daemon: one control thread that owns the protocol core, all timers, the sockets people talk to, and the settings of
+//! the interface. Packet threads (`packet`) move packets by the table it publishes.
+
+pub mod bare;
+mod conversation;
+mod engine;
+mod interface;
+mod links;
+mod live;
+mod loaded;
+mod lookups;
+pub mod mesh;
+mod names;
+mod outer;
+mod requests;
+mod running;
+pub mod wire;
+mod world;

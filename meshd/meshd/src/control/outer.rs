@@ -1,0 +1,113 @@
+//! The outer side of an interface: its UDP sockets' port and mark, changed by a configuration or by `wg`.
+
+use std::io::ErrorKind;
+use std::thread::sleep;
+use std::time::Duration;
+
+use meshd_os::udp::UdpPair;
+use meshd_os::{Error, Result};
+use meshd_proto::uapi::{self, Errno};
+
+use crate::packet::{Plane, Switches};
+
+/// The packet threads with what is known of their sockets.
+pub struct Outer {
+    /// The packet threads.
+    pub plane: Plane,
+    switches: Switches,
+    port: u16,
+    mark: u32,
+    chosen: Option<u16>,
+    /// The port before this one.
+    left: Option<u16>,
+}
+
+/// How often, and after how long, a port that we have just left is tried again.
+const LETTING_GO: usize = 50;
+const MOMENT: Duration = Duration::from_millis(2);
+
+impl Outer {
+    /// Packet threads on a port that the kernel chose.
+    pub fn new(plane: Plane, switches: Switches, chosen: u16) -> Self {
+        Self { plane, switches, port: chosen, mark: 0, chosen: Some(chosen), left: None }
+    }
+
+    /// The kernel features in use.
+    pub fn features(&self) -> Vec<String> {
+        self.plane.features().into_iter().map(str::to_owned).collect()
+    }
+
+    /// The UDP port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The mark of outer packets; 0: none.
+    pub fn mark(&self) -> u32 {
+        self.mark
+    }
+
+    /// Whether the kernel chose the port, since nobody asked for one.
+    pub fn port_is_chosen(&self) -> bool {
+        self.chosen == Some(self.port)
+    }
+
+    /// Moves to another port; 0 lets the kernel choose. The old one is kept when this fails.
+    pub fn set_port(&mut self, port: u16) -> Result<()> {
+        if port == self.port {
+            self.chosen = None;
+            return Ok(());
+        }
+        let sockets = self.bind(port)?;
+        let bound = sockets.port;
+        self.plane.rebind(sockets)?;
+        self.left = Some(self.port);
+        self.port = bound;
+        self.chosen = (port == 0).then_some(bound);
+        Ok(())
+    }
+
+    /// Binds new sockets. A port we have just moved away from is still held until the packet threads have let go of it.
+    fn bind(&self, port: u16) -> Result<UdpPair> {
+        let options = self.switches.udp_options(port, self.mark);
+        for _ in 0..if self.left == Some(port) { LETTING_GO } else { 0 } {
+            match UdpPair::bind(&options) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse => sleep(MOMENT),
+                other => return other,
+            }
+        }
+        UdpPair::bind(&options)
+    }
+
+    /// Marks outer packets; 0 doesn't.
+    pub fn set_mark(&mut self, mark: u32) -> Result<()> {
+        self.plane.set_mark(mark)?;
+        self.mark = mark;
+        Ok(())
+    }
+}
+
+impl uapi::Host for Outer {
+    fn listen_port(&self) -> u16 {
+        self.port
+    }
+
+    fn fwmark(&self) -> u32 {
+        self.mark
+    }
+
+    fn set_listen_port(&mut self, port: u16) -> std::result::Result<(), Errno> {
+        self.set_port(port).map_err(|error| errno(&error))
+    }
+
+    fn set_fwmark(&mut self, mark: u32) -> std::result::Result<(), Errno> {
+        self.set_mark(mark).map_err(|error| errno(&error))
+    }
+}
+
+fn errno(error: &Error) -> Errno {
+    match error.kind() {
+        ErrorKind::AddrInUse => Errno::EADDRINUSE,
+        _ => error.errno().map_or(Errno::EIO, Errno),
+    }
+}

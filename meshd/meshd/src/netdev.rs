@@ -1,0 +1,191 @@
+//! The link as the kernel has it: carries out steps that concern it and says what is so, by rtnetlink alone.
+//!
+//! Adding what is there and removing what isn't are no errors, so that a step can be repeated. What it does not do:
+//! decide anything, or touch a link other than ours (one exception: IPv4 forwarding of the link that leads to a site
+//! network, see [`NetDev::forward`]).
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::net::IpAddr;
+
+use meshd_os::netlink::{IfAddress, Link, Netlink, Route as KernelRoute, PROTO_KERNEL};
+use meshd_os::{Error, Result};
+
+use crate::conf::Cidr;
+use crate::reload::{Put, Route};
+
+/// How the kernel says that IPv6 is turned off on a link (net/ipv6/addrconf.c, route.c).
+const IPV6_OFF: [i32; 3] = [libc::EACCES, libc::EOPNOTSUPP, libc::EAFNOSUPPORT];
+
+/// Our link.
+pub struct NetDev {
+    netlink: Netlink,
+    index: u32,
+    /// What could not be set because IPv6 is turned off; counted as there, so that it isn't tried again and again.
+    without_ipv6: BTreeSet<Cidr>,
+    /// Links whose forwarding was off before we turned it on, by index.
+    forwarding: BTreeSet<u32>,
+}
+
+/// What the kernel says about the link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// Bytes.
+    pub mtu: u16,
+    /// Administratively up.
+    pub up: bool,
+    /// Without link-local ones.
+    pub addresses: BTreeSet<Cidr>,
+    /// Without the kernel's own, link-local and multicast ones.
+    pub routes: BTreeSet<Route>,
+}
+
+impl NetDev {
+    /// The link called `name`.
+    pub fn find(name: &str) -> Result<Self> {
+        let netlink = Netlink::open()?;
+        let link = netlink.link(name)?.ok_or_else(|| {
+            Error::new(format!("look up link {name}"), std::io::Error::from(ErrorKind::NotFound))
+        })?;
+        Ok(Self { netlink, index: link.index, without_ipv6: BTreeSet::new(), forwarding: BTreeSet::new() })
+    }
+
+    /// Its number.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// The link itself; `None` once it was deleted or moved away.
+    pub fn link(&self) -> Result<Option<Link>> {
+        self.netlink.link_by_index(self.index)
+    }
+
+    /// Whether the host has IPv6 turned off for this link, so that its IPv6 addresses and routes are not set.
+    pub fn lacks_ipv6(&self) -> bool {
+        !self.without_ipv6.is_empty()
+    }
+
+    /// What is so, with routes of `table` (`None`: no routes are ours).
+    pub fn observe(&self, table: Option<u32>) -> Result<Observed> {
+        let link = self.netlink.require_link(self.index)?;
+        let mut addresses: BTreeSet<Cidr> = self
+            .netlink
+            .addresses(self.index)?
+            .into_iter()
+            .map(|a| Cidr { addr: a.ip, prefix: a.prefix })
+            .filter(|cidr| !is_local(cidr.addr))
+            .collect();
+        addresses.extend(&self.without_ipv6);
+        let mut routes = BTreeSet::new();
+        if let Some(table) = table {
+            let found = self.netlink.routes(self.index, Some(table))?;
+            let ours = found.iter().filter(|r| r.protocol != PROTO_KERNEL && !is_local(r.network));
+            routes.extend(ours.map(|r| Route { table, network: Cidr { addr: r.network, prefix: r.prefix } }));
+            routes.extend(self.without_ipv6.iter().map(|network| Route { table, network: *network }));
+        }
+        let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
+        Ok(Observed { mtu, up: link.up, addresses, routes })
+    }
+
+    /// Adds or removes an address.
+    pub fn address(&mut self, put: Put, cidr: Cidr) -> Result<()> {
+        let address = IfAddress { ip: cidr.addr, prefix: cidr.prefix };
+        let result = match put {
+            Put::Add => self.netlink.add_address(self.index, address),
+            Put::Remove => self.netlink.delete_address(self.index, address),
+        };
+        self.tolerate(put, cidr, result)
+    }
+
+    /// Adds or removes a route.
+    pub fn route(&mut self, put: Put, route: Route) -> Result<()> {
+        let Cidr { addr, prefix } = route.network;
+        let wanted = KernelRoute::new(addr, prefix, self.index, route.table);
+        let result = match put {
+            Put::Add => self.netlink.add_route(&wanted),
+            Put::Remove => self.netlink.delete_route(&wanted),
+        };
+        self.tolerate(put, route.network, result)
+    }
+
+    /// What is there already, or gone already, is as wanted; so is IPv6 on a host without it.
+    fn tolerate(&mut self, put: Put, cidr: Cidr, result: Result<()>) -> Result<()> {
+        let Err(error) = result else { return Ok(()) };
+        let errno = error.errno().unwrap_or_default();
+        match put {
+            Put::Add if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+            Put::Add if cidr.addr.is_ipv6() && IPV6_OFF.contains(&errno) => {
+                self.without_ipv6.insert(cidr);
+                Ok(())
+            }
+            Put::Remove if self.without_ipv6.remove(&cidr) => Ok(()),
+            Put::Remove if error.kind() == ErrorKind::AddrNotAvailable || errno == libc::ESRCH => Ok(()),
+            _ => Err(error),
+        }
+    }
+
+    /// Sets the MTU.
+    pub fn set_mtu(&self, mtu: u16) -> Result<()> {
+        self.netlink.set_mtu(self.index, u32::from(mtu))
+    }
+
+    /// Sets the link up or down.
+    pub fn set_up(&self, up: bool) -> Result<()> {
+        self.netlink.set_up(self.index, up)
+    }
+
+    /// Lets the kernel forward IPv4 between this link and the one that leads to `network`, or stops doing so. Forwarding
+    /// that was on before is left on.
+    pub fn forward(&mut self, put: Put, network: Cidr) -> Result<()> {
+        if !network.addr.is_ipv4() {
+            return Ok(());
+        }
+        let way = self.netlink.route_to(first_host(network), 0)?;
+        for index in [Some(self.index), way.map(|way| way.ifindex)].into_iter().flatten() {
+            match put {
+                Put::Add => {
+                    let was_on = self.netlink.require_link(index)?.forwarding_v4;
+                    if was_on != Some(true) {
+                        self.netlink.set_forwarding_v4(index, true)?;
+                        self.forwarding.insert(index);
+                    }
+                }
+                Put::Remove => {
+                    if self.forwarding.remove(&index) {
+                        self.netlink.set_forwarding_v4(index, false)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The largest packet that goes unfragmented to `to` with this mark, in bytes, as far as this host knows; `None`
+    /// when there is no way, or the way is through this link itself.
+    pub fn mtu_towards(&self, to: IpAddr, mark: u32) -> Result<Option<u32>> {
+        let Some(way) = self.netlink.route_to(to, mark)? else { return Ok(None) };
+        if way.ifindex == self.index {
+            return Ok(None);
+        }
+        match way.mtu {
+            Some(mtu) => Ok(Some(mtu)),
+            None => Ok(self.netlink.link_by_index(way.ifindex)?.map(|link| link.mtu)),
+        }
+    }
+}
+
+/// Link-local and multicast: the kernel's own business.
+fn is_local(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_multicast() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_multicast(),
+    }
+}
+
+/// The first address of a network that a host can have.
+fn first_host(network: Cidr) -> IpAddr {
+    match network.addr {
+        IpAddr::V4(v4) if network.prefix < 31 => IpAddr::V4((u32::from(v4) + 1).into()),
+        addr => addr,
+    }
+}

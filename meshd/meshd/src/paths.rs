@@ -1,0 +1,49 @@
+//! Where everything of a mesh lies on a host, in one place.
+
+use std::path::PathBuf;
+
+/// The hosts file.
+pub const HOSTS: &str = "/etc/hosts";
+
+/// Folder of the configurations, 0700.
+pub const CONF_DIR: &str = "/etc/meshd";
+
+/// The confirmed configuration.
+pub fn conf(name: &str) -> PathBuf {
+    PathBuf::from(format!("{CONF_DIR}/{name}.conf"))
+}
+
+/// The staged configuration.
+pub fn next(name: &str) -> PathBuf {
+    PathBuf::from(format!("{CONF_DIR}/{name}.next"))
+}
+
+/// Our control socket.
+pub fn control_socket(name: &str) -> PathBuf {
+    PathBuf::from(format!("/run/meshd/{name}.sock"))
+}
+
+/// The cross-platform WireGuard socket of an interface (wireguard.com/xplatform).
+pub fn uapi_socket(interface: &str) -> PathBuf {
+    PathBuf::from(format!("/run/wireguard/{interface}.sock"))
+}
+
+/// Process id of a supervisor.
+pub fn pid_file(name: &str) -> PathBuf {
+    PathBuf::from(format!("/run/meshd/{name}.pid"))
+}
+
+/// What a supervised daemon prints.
+pub fn log_file(name: &str) -> PathBuf {
+    PathBuf::from(format!("/var/log/meshd-{name}.log"))
+}
+
+/// Folder of what is kept between runs.
+pub fn state_dir() -> PathBuf {
+    std::env::var_os("STATE_DIRECTORY").map_or_else(|| "/var/lib/meshd".into(), PathBuf::from)
+}
+
+/// The high-water mark of the handshake labels.
+pub fn label_mark(name: &str) -> PathBuf {
+    state_dir().join(format!("{name}.tai64n"))
+}
