@@ -78,6 +78,12 @@ def test_root_on_a_host_can_not_reach_the_clock_or_the_sysctls_of_the_machine(th
     assert three.ssh("a", "echo 1 > /proc/sys/net/ipv4/ip_forward").returncode == 0
 
 
+def test_a_host_is_no_router_and_its_root_can_be_entered_by_all(three: Bench) -> None:
+    assert three.says("b", "cat /proc/sys/net/ipv4/ip_forward") == "0"
+    assert three.says("b", "stat -c %a /") == "755"
+    assert three.ssh("b", "ls /etc/hostname").returncode == 0
+
+
 def test_orphans_are_collected(three: Bench) -> None:
     three.says("a", "(sleep 0.1 &) ; sleep 0.4; ps ax -o stat | grep -c Z; true")
     assert three.says("a", "ps ax -o stat= | grep -c ^Z || true") == "0"

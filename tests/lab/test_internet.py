@@ -21,7 +21,7 @@ import socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.bind(("", int(sys.argv[1])))
 print("ready", flush=True)
-s.settimeout(5)
+s.settimeout(2)
 data, sender = s.recvfrom(100)
 print(*sender, flush=True)
 s.sendto(b"answer", sender)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -249,6 +250,8 @@ def _state(name: str) -> StateDir:
         raise Failed("a lab is made of Linux namespaces", "run it on Linux, in a virtual machine say", "lab-linux")
     if os.geteuid() != 0:
         raise Failed("a lab needs root on this machine", "sudo meshctl lab …", "lab-root")
+    if tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) < (5, 8):
+        raise Failed("a lab needs Linux 5.8, for setns(2) by process", f"this is {os.uname().release}", "lab-linux")
     return StateDir(name)
 
 

@@ -50,6 +50,7 @@ def main(argv: Sequence[str]) -> int:
     """The starter."""
     state, lock = StateDir(argv[0]), int(argv[1])
     os.set_inheritable(lock, False)
+    os.umask(0o022)
     wish = Wish.from_json(json.loads(sys.stdin.buffer.readline()))
     recorded, record = os.pipe()
     kernel.unshare(kernel.NEW_PIDS)
@@ -271,7 +272,11 @@ def _new_netns(*, router: bool) -> int:
 
 
 def _net_defaults() -> None:
-    """Duplicate address detection would keep a fresh IPv6 address unusable for a second (RFC 4862 section 5.4)."""
+    """As a fresh kernel has them: IPv4's are inherited from the machine, which may be a router (net/ipv4/devinet.c).
+
+    Duplicate address detection would keep a fresh IPv6 address unusable for a second (RFC 4862 section 5.4).
+    """
+    _sysctl("ipv4/ip_forward", "0")
     for part in ("all", "default"):
         _sysctl(f"ipv6/conf/{part}/accept_dad", "0")
     _sysctl("ipv4/conf/all/rp_filter", "0")
