@@ -123,7 +123,8 @@ def test_core_calls_nothing_impure(path: Path) -> None:
             function = node.func.id if isinstance(node.func, ast.Name) else ""
             method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
             assert function not in IMPURE_FUNCTIONS and method not in IMPURE_METHODS, (
-                f"{path.name}:{node.lineno} calls {function or method}(): the same values must always give the same result"
+                f"{path.name}:{node.lineno} calls {function or method}(): "
+                "the same values must always give the same result"
             )
 
 

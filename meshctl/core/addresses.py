@@ -65,11 +65,12 @@ def allot(
     hosts: Mapping[str, Sequence[Addr]],
     before: Allotment | None,
     reserved: Iterable[Addr] = (),
+    where: Where | None = None,
 ) -> Allotment:
     """Addresses for `hosts` (name → the addresses the user chose for it, mostly none).
 
     `before` is what the lock holds; `reserved` are the addresses of hosts on their way out. When a network changes,
-    its hosts keep their number in the new one. Invalid when a network has no room left.
+    its hosts keep their number in the new one. Invalid (at `where`) when a network has no room left.
     """
     networks = sort_nets(networks)
     old = before or Allotment((), {}, 1)
@@ -86,7 +87,12 @@ def allot(
                 blocked.add(addr)
                 given[name].append(addr)
     for name, nets in sorted(homeless.items()):
-        number, following = _next_number(networks, following, blocked)
+        free = _next_number(networks, following, blocked)
+        if free is None:
+            small = min(networks, key=lambda n: n.num_addresses)
+            what = f"network {small} has no address left for {name}"
+            raise Invalid([Problem(what, where, "declare a bigger network:", "network")])
+        number, following = free, free + 1
         for net in nets:
             addr = net.network_address + number
             blocked.add(addr)
@@ -117,15 +123,13 @@ def _last(net: Net) -> int:
     return net.num_addresses - (2 if net.version == 4 else 1)
 
 
-def _next_number(networks: Sequence[Net], start: int, blocked: set[Addr]) -> tuple[int, int]:
-    """A number whose addresses are free in every network, and the one to try after it."""
+def _next_number(networks: Sequence[Net], start: int, blocked: set[Addr]) -> int | None:
+    """A number whose addresses are free in every network, from `start` on; None when there is none."""
     last = min(_last(net) for net in networks)
     for number in _around(start, last, len(blocked) + 1):
         if not any(net.network_address + number in blocked for net in networks):
-            return number, number + 1
-    small = min(networks, key=lambda n: n.num_addresses)
-    what = f"network {small} has no address left"
-    raise Invalid([Problem(what, Where("mesh.yaml"), "declare a bigger network:", "network")])
+            return number
+    return None
 
 
 def _around(start: int, last: int, tries: int) -> Iterable[int]:

@@ -19,7 +19,7 @@ from meshctl.core.status import State, Status
 
 Point = tuple[float, float]
 
-_BOX = (132.0, 52.0)
+_BOX = (146.0, 52.0)
 _MARGIN = 40.0
 _TITLE = 56.0
 _STYLE = """\
@@ -84,27 +84,29 @@ def _layout(mesh: Mesh) -> tuple[dict[str, Point], float, float]:
     ring = [n for n, h in mesh.hosts.items() if not h.relay]
     if not ring:
         ring, hubs = hubs, []
-    box_w, box_h = _BOX
-    inner = _radius(len(hubs), box_w) if len(hubs) > 1 else 0.0
-    outer = max(_radius(len(ring), box_w), inner + box_w + 40 if hubs else 0.0)
-    width = 2 * (outer * 1.25 + box_w / 2 + _MARGIN)
-    height = 2 * (outer + box_h / 2 + _MARGIN) + _TITLE - _MARGIN / 2
-    centre = (width / 2, _TITLE + (height - _TITLE - _MARGIN / 2) / 2)
-    return _circle(ring, centre, outer) | _circle(hubs, centre, inner), width, height
+    width, height = _BOX
+    inner = _radius(len(hubs), 80)
+    outer = max(_radius(len(ring), 105), inner + width * 1.1 if hubs else 0.0)
+    # hubs stand a quarter of a step aside, so that no link to one runs through another
+    start = -pi / 2 if len(ring) != 2 else pi
+    points = _circle(ring, outer, start) | _circle(hubs, inner, start + pi / 2 / max(1, len(ring)))
+    left, right = min(x for x, _ in points.values()), max(x for x, _ in points.values())
+    top, bottom = min(y for _, y in points.values()), max(y for _, y in points.values())
+    across, down = width / 2 + _MARGIN - left, height / 2 + _TITLE - top
+    placed = {name: (x + across, y + down) for name, (x, y) in points.items()}
+    return placed, right - left + width + 2 * _MARGIN, bottom - top + height + _TITLE + _MARGIN
 
 
-def _radius(count: int, box: float) -> float:
+def _radius(count: int, least: float) -> float:
     """Wide enough that neighbours on the ring don't touch."""
-    return 0.0 if count < 2 else max(105.0, count * (box * 0.62) / pi)
+    return 0.0 if count < 2 else max(least, count * _BOX[0] * 0.62 / pi)
 
 
-def _circle(names: list[str], centre: Point, radius: float) -> dict[str, Point]:
-    """Evenly on an ellipse (wider than high, as boxes are), from the top clockwise."""
+def _circle(names: list[str], radius: float, start: float) -> dict[str, Point]:
+    """Evenly on an ellipse (wider than high, as boxes are) round the origin, clockwise from `start`."""
     turn = 2 * pi / max(1, len(names))
-    start = -pi / 2 if len(names) != 2 else pi
     return {
-        name: (centre[0] + 1.25 * radius * cos(start + i * turn), centre[1] + radius * sin(start + i * turn))
-        for i, name in enumerate(names)
+        name: (1.25 * radius * cos(start + i * turn), radius * sin(start + i * turn)) for i, name in enumerate(names)
     }
 
 

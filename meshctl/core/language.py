@@ -145,7 +145,8 @@ def _full(value: object) -> str:
 
 
 def _links_kind(value: object) -> str:
-    return "hub" if isinstance(value, dict) else "lines" if isinstance(value, list) else "full"
+    """A tag that no word of the file can be: it appears in the path of a fault."""
+    return "=hub" if isinstance(value, dict) else "=lines" if isinstance(value, list) else "=full"
 
 
 def _amount(units: dict[str, float], example: str) -> Callable[[object], float]:
@@ -156,6 +157,10 @@ def _amount(units: dict[str, float], example: str) -> Callable[[object], float]:
         return float(found[1]) * units[found[2]]
 
     return read
+
+
+def _number_as_text(value: object) -> object:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _some(value: object) -> object:
@@ -196,6 +201,7 @@ Place = Annotated[
         }
     ),
 ]
+Text = Annotated[str, BeforeValidator(_number_as_text)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Mtu = Annotated[int, Field(ge=1280, le=65455)]
 
@@ -203,7 +209,7 @@ Mtu = Annotated[int, Field(ge=1280, le=65455)]
 class Words(BaseModel):
     """Exactly these words, with exactly these types."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, coerce_numbers_to_str=True, title="")
+    model_config = ConfigDict(extra="forbid", strict=True, title="")
 
 
 class Defaults(Words):
@@ -211,8 +217,8 @@ class Defaults(Words):
 
     nat: bool | None = Field(None, description="the hosts sit behind NAT: nobody can open a connection to them")
     groups: Groups | None = Field(None, description="names for links")
-    owner: str | None = Field(None, description="who to ask; shown by status")
-    note: str | None = Field(None, description="anything; shown by status")
+    owner: Text | None = Field(None, description="who to ask; shown by status")
+    note: Text | None = Field(None, description="anything; shown by status")
     at: Place | None = Field(None, description="hosts at the same place use their private endpoints")
     port: Port | None = Field(None, description="UDP port that meshd listens on")
     mtu: Mtu | None = Field(None, description="MTU of the interface; default: right for the path")
@@ -260,10 +266,10 @@ class Lab(Words):
 
 
 Links = Annotated[
-    Annotated[str, PlainValidator(_full), WithJsonSchema({"const": "full"}), Tag("full")]
-    | Annotated[HubWords, Tag("hub")]
+    Annotated[str, PlainValidator(_full), WithJsonSchema({"const": "full"}), Tag("=full")]
+    | Annotated[HubWords, Tag("=hub")]
     | Annotated[
-        list[Annotated[tuple[str, str], PlainValidator(_link), WithJsonSchema({"type": "string"})]], Tag("lines")
+        list[Annotated[tuple[str, str], PlainValidator(_link), WithJsonSchema({"type": "string"})]], Tag("=lines")
     ],
     Discriminator(_links_kind),
 ]

@@ -167,7 +167,8 @@ def _allot(spec: Spec, lock: Lock) -> Allotment:
     known = {name: host.addresses for name, host in (dict(lock.leaving) | dict(lock.hosts)).items()}
     before = Allotment(lock.networks, known, lock.next)
     reserved = [a for name, host in lock.leaving.items() if name not in spec.hosts for a in host.addresses]
-    return allot(networks, {name: host.addresses for name, host in spec.hosts.items()}, before, reserved)
+    chosen = {name: host.addresses for name, host in spec.hosts.items()}
+    return allot(networks, chosen, before, reserved, spec.where)
 
 
 def _port(host: HostSpec, lock: Lock, taken: frozenset[int]) -> int:

@@ -8,6 +8,7 @@ repaired silently.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ class _Parser:
         groups = {g for h in hosts.values() for g in h.groups}
         self._check_networks(networks)
         self._check_groups(hosts, declared)
+        self._check_ssh(hosts)
         self._check_lans(hosts, networks)
         self._check_addresses(hosts, networks)
         links = self._links(words, declared, groups)
@@ -68,8 +70,10 @@ class _Parser:
                 return MeshFile.model_validate(data)
             except ValidationError as error:
                 found = error.errors(include_url=False)
+            misspelt = {(d["loc"][:-1], *_nearest(d["loc"])) for d in found if d["type"] == "extra_forbidden"}
             for detail in found:
-                self._report(detail)
+                if detail["type"] != "missing" or (detail["loc"][:-1], str(detail["loc"][-1])) not in misspelt:
+                    self._report(detail)
             # every one is taken out before the answer is read
             judged = [_take_out(data, path) for path in sorted({_fault_path(d, data) for d in found})]
             if not all(judged):
@@ -81,7 +85,7 @@ class _Parser:
         path, kind, context = detail["loc"], detail["type"], detail.get("ctx", {})
         word = str(path[-1]) if path else ""
         value = detail.get("input")
-        match kind:
+        match kind if "what" not in context else "ours":
             case "extra_forbidden" if word in NOT_YET:
                 what = f"{word} is a word of the language that this version of meshctl doesn't carry out yet"
                 self._add(path, what, f"take it out; {NOT_YET[word]}", "not-yet", key=True)
@@ -168,6 +172,14 @@ class _Parser:
             for group in sorted(host.groups & declared):
                 path = ("hosts", name, "groups")
                 self._add(path, f"{group} is a host, so it can't be a group too", "rename the group", "duplicate")
+
+    def _check_ssh(self, hosts: dict[str, HostSpec]) -> None:
+        owner: dict[tuple[str, int | None], str] = {}
+        for name, host in hosts.items():
+            first = owner.setdefault((host.ssh.host, host.ssh.port), name)
+            if first != name:
+                what = f"{name} has the SSH address of {first}, and one machine is one host"
+                self._add(("hosts", name), what, "delete one of the two", "duplicate", key=True)
 
     def _check_lans(self, hosts: dict[str, HostSpec], networks: Iterable[ip.Net]) -> None:
         lans = [(name, net) for name, host in hosts.items() for net in host.lan]
@@ -289,14 +301,19 @@ def _known_words(path: Path) -> list[str]:
     return sorted(model.model_fields)
 
 
+def _nearest(path: Path) -> list[str]:
+    """The known word that an unknown one was probably meant to be, if any."""
+    return get_close_matches(str(path[-1]), _known_words(path), n=1)
+
+
 def _fault_path(detail: ErrorDetails, data: object) -> tuple[str, ...]:
     """The path in `data` of what must be taken out so that the rest can be judged.
 
     It ends above the first list: all faults of a list are found in one round, and indices keep pointing at the tree.
     """
     path = [step for step in detail["loc"] if step != "[key]"]
-    # a host without a good ssh: goes as a whole, else it would be missing in the next round
-    if len(path) > 1 and (detail["type"] == "missing" or path[-1] == "ssh"):
+    # what can't be left out takes its mapping along, else it would be missing in the next round
+    if len(path) > 1 and (detail["type"] == "missing" or path[-1] in ("ssh", "hub")):
         path = path[:-1]
     real: list[str] = []
     for step in path:
