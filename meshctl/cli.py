@@ -31,10 +31,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """The entry point; never returns."""
     words = sys.argv[1:] if arguments is None else arguments
     screen = Screen(as_json="--json" in words)
-    sys.exit(_run(words, screen))
+    sys.exit(run(words, screen))
 
 
-def _run(words: list[str], screen: Screen) -> int:
+def run(words: list[str], screen: Screen) -> int:
+    """Run one command; its exit code. What went wrong has been told by the screen."""
     try:
         return cli.main(words, prog_name="meshctl", standalone_mode=False, obj=screen) or 0
     except click.ClickException as error:
@@ -58,7 +59,9 @@ def _usage(error: click.ClickException) -> Failed:
     what = error.format_message().rstrip(".")
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "meshctl"
-    return Failed(what[:1].lower() + what[1:], f"{path} --help", "usage")
+    what, _, near = what.partition(" (Did you mean ")
+    hint = f"did you mean {near.rstrip('?)')}?" if near else f"{path} --help"
+    return Failed(what[:1].lower() + what[1:].rstrip("."), hint, "usage")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -254,13 +257,11 @@ def render(screen: Screen, /, words: tuple[str, ...], as_json: bool, **given: op
     meshctl render ./bundles
     """
     from meshctl.flow import river
-    from meshctl.shell import bundledir
 
     file, rest = _file_and_hosts(words)
     if len(rest) != 1:
         raise click.UsageError("render writes into one folder: meshctl render DIR")
-    desired = river.render(options.run_of(screen, file, given))
-    bundledir.write(Path(rest[0]), desired.bundles.values())
+    desired = river.render(options.run_of(screen, file, given), Path(rest[0]))
     if as_json:
         screen.json({"schema": 1, "mesh": desired.mesh.name, "bundles": {h: b.id for h, b in desired.bundles.items()}})
     screen.say(f"wrote {len(desired.bundles)} bundles to {rest[0]}; they hold private keys")
@@ -334,9 +335,9 @@ def version(screen: Screen, /, as_json: bool) -> int:
     \b
     meshctl version --json
     """
-    from meshctl.shell import assets
+    from meshctl.flow import river
 
-    carried = assets.binaries()
+    carried = dict(river.release().binaries)
     if as_json:
         screen.json({"schema": 1, "version": VERSION, "binaries": carried})
     else:
@@ -350,11 +351,9 @@ def _change(
     """Plan, ask, do, show: what apply and remove have in common."""
     from meshctl import views
     from meshctl.core import planjson
-    from meshctl.flow import river, safely
-    from meshctl.shell import meshdir
+    from meshctl.flow import safely
 
-    run = options.run_of(screen, file, given)
-    with meshdir.run_lock(run.mesh), river.Session(run) as session:
+    with safely.session(options.run_of(screen, file, given)) as session:
         planned = (safely.removal_plan if removing else safely.make_plan)(session)
         if as_json:
             screen.json({"type": "plan", **planjson.plan(planned.plan)})

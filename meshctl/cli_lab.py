@@ -52,10 +52,9 @@ def lab_exec(screen: Screen, /, file: Path | None, host: str, command: tuple[str
     \b
     meshctl lab exec a -- ping -c1 b
     """
-    from meshctl.flow import river
-    from meshctl.shell import lab as hosts
+    from meshctl.flow import labs, river
 
-    return hosts.exec_(river.read_spec(options.run_of(screen, file, {})).mesh, host, command)
+    return labs.exec_(river.read_spec(options.run_of(screen, file, {})), host, command)
 
 
 @lab.command("status")
@@ -68,10 +67,9 @@ def lab_status(screen: Screen, /, file: Path | None, as_json: bool) -> int:
     \b
     meshctl lab status
     """
-    from meshctl.flow import river
-    from meshctl.shell import lab as hosts
+    from meshctl.flow import labs, river
 
-    found = hosts.status(river.read_spec(options.run_of(screen, file, {})).mesh)
+    found = labs.status(river.read_spec(options.run_of(screen, file, {})))
     rows = {host.name: {"running": host.running, "address": host.address.hostname} for host in found.hosts}
     if as_json:
         screen.json({"schema": 1, "name": found.name, "running": found.running, "hosts": rows})
@@ -92,10 +90,9 @@ def lab_down(screen: Screen, /, file: Path | None, as_json: bool) -> int:
     \b
     meshctl lab down
     """
-    from meshctl.flow import river
-    from meshctl.shell import lab as hosts
+    from meshctl.flow import labs, river
 
-    was_up = hosts.down(river.read_spec(options.run_of(screen, file, {})).mesh)
+    was_up = labs.down(river.read_spec(options.run_of(screen, file, {})))
     if as_json:
         screen.json({"schema": 1, "was_up": was_up})
     screen.say("the lab is gone" if was_up else "there was no lab")

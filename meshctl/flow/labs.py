@@ -7,14 +7,14 @@ and host keys, none of which ever enters mesh.lock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from meshctl.core.errors import Failed, HostError
 from meshctl.core.ip import net_text
 from meshctl.core.spec import HostSpec, Spec
 from meshctl.shell import lab, sshconfig
-from meshctl.shell.lab import LabAddress, LabHost, LabOptions
+from meshctl.shell.lab import LabAddress, LabHost, LabOptions, LabStatus
 from meshctl.shell.sshconfig import Road
 
 
@@ -23,6 +23,21 @@ def up(spec: Spec, folder: Path) -> Mapping[str, LabAddress]:
     hosts = [_host(spec, host) for host in spec.hosts.values()]
     options = LabOptions(loss=spec.lab.loss, latency_ms=spec.lab.latency_ms, hide=(str(folder.resolve()),))
     return lab.up(spec.mesh, hosts, options)
+
+
+def exec_(spec: Spec, host: str, command: Sequence[str]) -> int:
+    """Run a command on a host of the lab; its exit status."""
+    return lab.exec_(spec.mesh, host, command)
+
+
+def status(spec: Spec) -> LabStatus:
+    """Which hosts of the lab are up. Failed when there is no lab of this file."""
+    return lab.status(spec.mesh)
+
+
+def down(spec: Spec) -> bool:
+    """Take the lab away; False when there was none."""
+    return lab.down(spec.mesh)
 
 
 def roads(spec: Spec) -> dict[str, Road]:

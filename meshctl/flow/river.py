@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Self
 
 from meshctl.core import bundle, keys, lock, mesh, names, parse, plan, report, status
@@ -24,7 +25,7 @@ from meshctl.core.spec import Spec, SshAddress
 from meshctl.core.status import Status
 from meshctl.flow import labs
 from meshctl.flow.progress import Progress, Silent
-from meshctl.shell import assets, keyring, meshdir, sshconfig, yamlfile
+from meshctl.shell import assets, bundledir, keyring, meshdir, sshconfig, yamlfile
 from meshctl.shell.keyring import VaultSource
 from meshctl.shell.meshdir import MeshDir
 from meshctl.shell.observe import answered, observe
@@ -136,12 +137,13 @@ def check(run: Run) -> Mesh:
     return meant(files, places)
 
 
-def render(run: Run) -> Desired:
-    """The bundles of all members, without contacting anybody. Their keys and addresses are kept: they are real."""
+def render(run: Run, folder: Path) -> Desired:
+    """Write the bundles of all members; nobody is contacted. Their keys and addresses are kept: they are real."""
     files = read(run)
     desired = desire(files, {name: place for name, (_, place) in _roads(files).items()}, {})
     with meshdir.run_lock(run.mesh):
         persist(run, files, desired.lock, desired.ring)
+        bundledir.write(folder, desired.bundles.values())
     return desired
 
 

@@ -8,7 +8,8 @@ failed earlier takes no part; a new link that doesn't come up is reported and ro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -22,7 +23,7 @@ from meshctl.core.plan import Action, Plan
 from meshctl.core.report import Report, Vitals
 from meshctl.core.status import Status
 from meshctl.flow import river
-from meshctl.flow.river import MESHD, Desired, Session
+from meshctl.flow.river import MESHD, Desired, Run, Session
 from meshctl.shell import ansible, meshdir
 from meshctl.shell.ansible import StepEvent, Target
 from meshctl.shell.ssh import Command
@@ -89,6 +90,13 @@ class Interrupted(KeyboardInterrupt):
         super().__init__("interrupted")
         self.rolled_back = rolled_back
         self.left = left
+
+
+@contextmanager
+def session(run: Run) -> Iterator[Session]:
+    """A session that may change hosts: the run lock is held from before the first look until after the last word."""
+    with meshdir.run_lock(run.mesh), Session(run) as made:
+        yield made
 
 
 def make_plan(session: Session) -> Planned:

@@ -12,8 +12,10 @@ from meshctl.shell import meshdir, yamlfile
 _EXAMPLE = ("a=root@a.example.com", "b=root@b.example.com")
 _REST = """\
 
-# More words: devices, networks, links and places are described in docs/reference/mesh.md, and by `meshctl schema`.
-# links: {hub: %(first)s}     # else everybody is linked with everybody
+# Everybody is linked with everybody, unless you say otherwise:
+# links: {hub: %(first)s}
+# A host behind NAT, with a network behind it: c: {ssh: root@c.example.com, nat: true, lan: 192.168.20.0/24}
+# All words: meshctl schema
 """
 
 

@@ -21,7 +21,7 @@ from typing import IO
 from meshctl.core.errors import HostError
 from meshctl.shell.become import Sudo
 from meshctl.shell.completed import Completed
-from meshctl.shell.sshconfig import Road, known_hosts_lines, ssh_options, unreachable, wrong_host_key
+from meshctl.shell.sshconfig import Road, by_hand, known_hosts_lines, ssh_options, unreachable, wrong_host_key
 
 _SSH_FAILED = 255  # ssh(1), EXIT STATUS
 
@@ -120,7 +120,7 @@ def _classify(host: str, address: Road, stderr: str) -> HostError:
             host,
             "auth",
             f"{address.user}@{address.hostname} takes none of your keys",
-            f"try: ssh {address.destination}; a key with a passphrase must be in the agent: ssh-add",
+            f"try: {by_hand(address)}; a key with a passphrase must be in the agent: ssh-add",
         )
     why = last.rpartition(": ")[2].rstrip(".")
     return unreachable(host, address, why[:1].lower() + why[1:])

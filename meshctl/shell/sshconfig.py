@@ -22,6 +22,7 @@ from pathlib import Path
 from meshctl.core.errors import HostError
 
 CONNECT_TIMEOUT = 10  # seconds, unless the user's ConnectTimeout says otherwise
+SSH_PORT = 22
 CA_MARK = "@cert-authority"
 
 
@@ -153,7 +154,7 @@ def _expand(text: str, tokens: Mapping[str, str]) -> str:
 
 def _known_hosts_name(name: str, port: int, *, aliased: bool) -> str:
     """How known_hosts calls a host: `[name]:port` off the standard port, unless an alias stands for it (sshd(8))."""
-    return name if port == 22 or aliased else f"[{name}]:{port}"
+    return name if port == SSH_PORT or aliased else f"[{name}]:{port}"
 
 
 def known_keys(address: Road) -> tuple[str, ...]:
@@ -248,9 +249,11 @@ def wrong_host_key(host: str, address: Road) -> HostError:
 
 
 def unreachable(host: str, address: Road, why: str) -> HostError:
-    return HostError(
-        host,
-        "unreachable",
-        f"no SSH connection to {address.hostname} port {address.port}: {why}",
-        f"try: ssh {address.destination}",
-    )
+    what = f"no SSH connection to {address.hostname} port {address.port}: {why}"
+    return HostError(host, "unreachable", what, f"try: {by_hand(address)}")
+
+
+def by_hand(address: Road) -> str:
+    """The command with which the user tries the same road."""
+    port = "" if address.port == SSH_PORT else f" -p {address.port}"
+    return f"ssh{port} {address.destination}"

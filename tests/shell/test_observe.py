@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from conftest import Sshd
+from sshd import Sshd
 
 from meshctl.core import report
 from meshctl.core.errors import HostError

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import Sshd, keygen
+from sshd import Sshd, keygen
 
 from meshctl.core.errors import HostError
 from meshctl.shell import sshparamiko

@@ -1,0 +1,51 @@
+"""Help and completion start fast: nothing heavy is imported for them, and every command's help has an example."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+import pytest
+
+from meshctl.cli import cli
+
+HEAVY = ("paramiko", "ansible", "pydantic", "ruamel", "rich", "nacl", "cryptography", "jinja2")
+
+
+def commands(group: click.Group, path: str = "meshctl") -> list[tuple[str, click.Command]]:
+    found: list[tuple[str, click.Command]] = []
+    for name, command in sorted(group.commands.items()):
+        inner = f"{path} {name}"
+        found += commands(command, inner) if isinstance(command, click.Group) else [(inner, command)]
+    return found
+
+
+@pytest.mark.parametrize("words", ["--help", "apply --help", "lab --help", "completion bash", "--version"])
+def test_nothing_heavy_is_loaded(words: str) -> None:
+    code = (
+        "import sys\nfrom meshctl import cli\nfrom meshctl.screen import Screen\n"
+        f"status = cli.run({words.split()!r}, Screen())\n"
+        f"heavy = sorted({{m.split('.')[0] for m in sys.modules}} & set({HEAVY!r}))\n"
+        "assert (status, heavy) == (0, []), (status, heavy)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(("path", "command"), commands(cli), ids=[path for path, _ in commands(cli)])
+def test_every_help_has_an_example(path: str, command: click.Command) -> None:
+    assert command.help is not None
+    assert path in command.help, f"write an example into the help of {path}"
+
+
+def test_every_command_speaks_json_where_it_has_data() -> None:
+    silent = {"meshctl completion", "meshctl lab exec"}  # a shell's script; another program's output
+    without = {p for p, c in commands(cli) if not any("--json" in o.opts for o in c.params)}
+    assert without == silent
+
+
+def test_every_command_that_contacts_hosts_takes_the_same_options() -> None:
+    wanted = {"--lab", "--limit", "--yes", "--ask-become-pass", "-K", "--become-password-file"}
+    for path, command in commands(cli):
+        if path.split()[-1] in ("plan", "apply", "status", "verify", "remove") and "lab" not in path:
+            assert wanted <= {word for option in command.params for word in option.opts}, path
