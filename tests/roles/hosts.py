@@ -44,13 +44,11 @@ class Host:
 
     def run(self, script: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """`script` as root inside the host by way of podman: for arranging and checking, never for what is under test."""
-        return subprocess.run(
-            ["podman", "--log-level=error", "exec", "-i", self.container, "/bin/sh", "-s"],
-            input=script,
-            text=True,
-            capture_output=True,
-            check=check,
-        )
+        command = ["podman", "--log-level=error", "exec", "-i", self.container, "/bin/sh", "-s"]
+        done = subprocess.run(command, input=script, text=True, capture_output=True, check=False)
+        if check and done.returncode != 0:
+            raise RuntimeError(f"{self.name}: exit {done.returncode} of: {script}\n{done.stdout}{done.stderr}")
+        return done
 
 
 @dataclass(frozen=True)
@@ -230,16 +228,16 @@ def main() -> int:
     commands.add_parser("image")
     asked = parser.parse_args()
     if reason := missing():
-        print(f"hosts.py: {reason}", file=sys.stderr)
+        sys.stderr.write(f"hosts.py: {reason}\n")
         return 1
     if asked.command == "up":
-        print(up(asked.name, asked.hosts, asked.bare).folder)
+        sys.stdout.write(f"{up(asked.name, asked.hosts, asked.bare).folder}\n")
     elif asked.command == "reboot":
         found(asked.name).reboot(*asked.hosts)
     elif asked.command == "down":
         down(asked.name)
     else:
-        print(image.ensure(ROOT / "build"))
+        sys.stdout.write(f"{image.ensure(ROOT / 'build')}\n")
     return 0
 
 

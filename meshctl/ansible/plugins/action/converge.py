@@ -31,7 +31,7 @@ NEEDED = [
     ("step", "stage", ["bundle"]),
     ("step", "switch", ["bundle"]),
     ("step", "confirm", ["bundle"]),
-    ("step", "remove", ["name"]),
+    ("step", "remove", ["name", "bundle"], True),
 ]
 
 
@@ -51,11 +51,13 @@ class ActionModule(ActionBase):
         return result | _in_ansibles_words(outcome, remote.diff)
 
     def _step(self, remote: Remote, asked: dict[str, Any]) -> Outcome:
-        if asked["step"] == "remove":
+        if asked["step"] == "remove" and asked["name"]:
             if not bundle.NAME.fullmatch(asked["name"]):
                 raise Fault("bad-conf", f"{asked['name']!r} is not a name of a mesh", "use the name that mesh.yaml gives")
             return steps.remove(remote, asked["name"])
         wanted = bundle.read(Path(asked["bundle"]))
+        if asked["step"] == "remove":
+            return steps.remove(remote, wanted.name)
         if asked["step"] == "preflight":
             return steps.preflight(remote, wanted, Path(asked["files"]), asked["arch"])
         if asked["step"] == "confirm":

@@ -16,6 +16,7 @@ from ansible_collections.meshctl.mesh.plugins.plugin_utils.fault import Fault
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,14}")
 VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]*")
+DIGEST = re.compile(r"[0-9a-f]{64}")
 _SECRET_LINE = re.compile(r"^(\s*(?:PrivateKey|PresharedKey|NextPrivateKey)\s*=\s*).*$", re.IGNORECASE | re.MULTILINE)
 _LISTEN_PORT = re.compile(r"^\s*ListenPort\s*=\s*([0-9]{1,5})\s*$", re.IGNORECASE | re.MULTILINE)
 
@@ -69,4 +70,6 @@ def _manifest(path: Path) -> dict[str, str]:
     for key in ("name", "version", "conf_id", "conf_sha256"):
         if not isinstance(manifest.get(key), str):
             raise Fault("bad-conf", f"{path} lacks {key!r}")
+    if not (DIGEST.fullmatch(manifest["conf_id"]) and DIGEST.fullmatch(manifest["conf_sha256"])):
+        raise Fault("bad-conf", f"{path}: a digest is not SHA-256 in hex")
     return manifest

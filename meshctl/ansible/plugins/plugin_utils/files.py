@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.meshctl.mesh.plugins.plugin_utils.bundle import Bundle
 from ansible_collections.meshctl.mesh.plugins.plugin_utils.fault import Fault
@@ -80,6 +82,8 @@ def wanted(host: Host, bundle: Bundle, files: Path) -> tuple[File | Link, ...]:
         "schema": 1,
         "name": bundle.name,
         "version": bundle.version,
+        "conf_id": bundle.conf_id,
+        "conf_sha256": bundle.conf_sha256,
         "files": [{"path": e.path, "mode": e.placed.mode, "sha256": e.placed.sha256} for e in entries],
     }
     text = json.dumps(manifest, separators=(",", ":")) + "\n"
@@ -91,8 +95,9 @@ def plan(host: Host, bundle: Bundle, files: Path) -> Plan:
     entries = wanted(host, bundle, files)
     manifest = entries[-1]
     assert isinstance(manifest, File)
-    same_manifest = host.manifest == json.loads(manifest.content)
-    place = tuple(e for e in entries[:-1] if host.files.get(e.path) != e.placed) + (() if same_manifest else (manifest,))
+    place = tuple(entry for entry in entries[:-1] if host.files.get(entry.path) != entry.placed)
+    if _of_files(host.manifest) != _of_files(json.loads(manifest.content)):
+        place = (*place, manifest)
     retire = tuple(sorted(_own_paths(host) - {entry.path for entry in entries}))
     reload = any(entry.path.endswith(".service") for entry in place)
     return Plan(
@@ -103,6 +108,11 @@ def plan(host: Host, bundle: Bundle, files: Path) -> Plan:
         enable=not host.enabled,
         start=not host.active,
     )
+
+
+def _of_files(manifest: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A manifest without what it says of the configuration: that follows with the stage step."""
+    return {key: value for key, value in (manifest or {}).items() if key not in ("conf_id", "conf_sha256")}
 
 
 def _own_paths(host: Host) -> set[str]:

@@ -31,6 +31,13 @@ UNPACK_AND_PLACE = (
     'tar -xf - -C "$d" && sh "$d/place.sh" "$d" {name} {init}'
 )
 
+# The manifest says which configuration was last given to this host, so that a later run can tell a change from drift.
+STAGE = (
+    f"{MESHD} stage {{name}} --id {{conf_id}} && m={{manifest}} && if [ -e $m ]; then umask 077 && "
+    "sed 's/\"conf_id\":\"[^\"]*\"/\"conf_id\":\"{conf_id}\"/; "
+    "s/\"conf_sha256\":\"[^\"]*\"/\"conf_sha256\":\"{conf_sha256}\"/' $m > $m.meshctl-new && mv -f $m.meshctl-new $m; fi"
+)
+
 
 @dataclass(frozen=True)
 class Completed:
@@ -145,7 +152,9 @@ def stage(remote: Remote, bundle: Bundle, observed: str) -> Outcome:
         return Outcome()
     diff = (_diff(bundle.name, host.running, _canonical(remote, bundle, host)),) if remote.diff else ()
     if not remote.check:
-        done = remote.run(f"{MESHD} stage {bundle.name} --id {bundle.conf_id}", bundle.conf)
+        manifest = files.manifest_path(bundle.name)
+        values = {"name": bundle.name, "conf_id": bundle.conf_id, "conf_sha256": bundle.conf_sha256}
+        done = remote.run(STAGE.format(manifest=manifest, **values), bundle.conf)
         if done.exit != 0:
             raise _after_fault(remote, bundle, host, fault.of_meshd(done.exit, done.stderr, "other"))
     return Outcome(("staged",), diff)

@@ -87,7 +87,8 @@ say "kernel $(uname -r)"
 init=$(init_system)
 say "init $init"
 [ "$init" = systemd ] && say "systemd $(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')"
-if (: <> /dev/net/tun) 2> /dev/null; then say "tun yes"; else say "tun no"; fi
+# The test for a device comes first: <> would make a file where there is nothing.
+if [ -c /dev/net/tun ] && (: <> /dev/net/tun) 2> /dev/null; then say "tun yes"; else say "tun no"; fi
 say "binary $(readlink /usr/local/lib/meshd/current || say none)"
 if [ -r "$manifest" ]; then
     say "manifest $(tr -d '\n' < "$manifest")"

@@ -1,0 +1,23 @@
+"""Bundles of a mesh over test hosts, made the way `meshctl render` makes them, from a mesh.yaml in a few lines."""
+
+from pathlib import Path
+
+from meshctl.core import bundle, parse
+from meshctl.core.keys import KeyRing
+from meshctl.core.mesh import Place, resolve
+from meshctl.shell import bundledir, keyring, yamlfile
+from meshctl.version import VERSION
+
+from .hosts import Fleet
+
+
+def write(folder: Path, fleet: Fleet, more: str = "", ring: KeyRing | None = None, name: str = "prod") -> KeyRing:
+    """Bundles for all hosts of the fleet below `folder`; `more` is added to mesh.yaml. The keys, to be used again."""
+    lines = "".join(f"  {host.name}: {{ssh: root@{host.address}}}\n" for host in fleet.hosts)
+    text = f"mesh: {name}\nhosts:\n{lines}{more}"
+    spec = parse.parse(yamlfile.parse(text.encode(), "mesh.yaml"), "mesh.yaml")
+    ring = keyring.grown(ring or KeyRing(), spec.hosts)
+    places = {host.name: Place(host.address) for host in fleet.hosts}
+    mesh, _ = resolve(spec, None, ring.public(), places, {})
+    bundledir.write(folder, bundle.render(mesh, ring, VERSION).values())
+    return ring

@@ -1,0 +1,129 @@
+"""What can be wrong with one host: a code and a hint for it, nothing changed there, and the others are done."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from . import bundles
+from .conftest import listing, same
+from .hosts import Fleet, Host
+from .image import PASSWORD
+from .play import Played, play
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+
+@contextmanager
+def broken(host: Host, how: str, repair: str) -> Iterator[list[str]]:
+    """The host with `how` done to it; gives its listing then. `repair` is run whatever happens."""
+    host.run(how)
+    try:
+        yield listing(host)
+    finally:
+        host.run(repair)
+
+
+def failed_alone(played: Played, host: Host, code: str) -> None:
+    assert played.error(host.name)["code"] == code, played.output
+    assert played.error(host.name)["hint"]
+    assert played.of("b")["confirm"]["status"] == "changed", played.output
+
+
+FAULTS = {
+    "no-tun": ("mv /dev/net/tun /dev/net/away", "mv /dev/net/away /dev/net/tun", "no-tun"),
+    "port taken": ("nc -u -l -p 51820 > /dev/null 2>&1 < /dev/null & echo $! > /run/nc.pid; sleep 0.3",
+                   "kill $(cat /run/nc.pid); rm /run/nc.pid", "port-taken"),
+    "foreign link": ("ip link add prod type bridge", "ip link delete prod", "foreign-link"),
+    "disk full": ("mkdir -p /usr/local/lib/meshd && mount -t tmpfs -o size=256k tmpfs /usr/local/lib/meshd",
+                  "umount /usr/local/lib/meshd && rmdir /usr/local/lib/meshd", "disk-full"),
+    "read-only": ("mount --bind /usr/local /usr/local && mount -o remount,ro,bind /usr/local", "umount /usr/local", "other"),
+    "the service does not start": (
+        "mkdir /etc/systemd/system/meshd@.service.d; cd /etc/systemd/system/meshd@.service.d;"
+        " printf '[Service]\\nExecStartPre=/bin/false\\n' > no.conf",
+        "rm -r /etc/systemd/system/meshd@.service.d; systemctl daemon-reload", "service"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_leaves_the_host_as_it_was(fleet: Fleet, tmp_path: Path, fault: str) -> None:
+    how, repair, code = FAULTS[fault]
+    a = fleet["a"]
+    bundles.write(tmp_path, fleet)
+    with broken(a, how, repair) as before:
+        played = play(fleet, "site", tmp_path)
+        failed_alone(played, a, code)
+        same(listing(a), before)
+
+
+def test_the_next_run_finishes_what_a_fault_left(fleet: Fleet, tmp_path: Path) -> None:
+    how, repair, code = FAULTS["disk full"]
+    bundles.write(tmp_path, fleet)
+    with broken(fleet["a"], how, repair):
+        assert play(fleet, "site", tmp_path).error("a")["code"] == code
+    done = play(fleet, "site", tmp_path)
+    assert done.exit == 0, done.output
+    fleet["a"].run("ping -c 1 -W 2 b.prod")
+
+
+def test_an_upgrade_that_fails_leaves_the_old_daemon_running(fleet: Fleet, tmp_path: Path) -> None:
+    a = fleet["a"]
+    bundles.write(tmp_path, fleet)
+    assert play(fleet, "site", tmp_path).exit == 0
+    a.run("echo '# older' >> /etc/systemd/system/meshd@.service; systemctl daemon-reload")
+    how, repair, code = FAULTS["the service does not start"]
+    with broken(a, how + "; systemctl daemon-reload", repair):
+        before = a.run("sha256sum /etc/systemd/system/meshd@.service").stdout
+        played = play(fleet, "site", tmp_path)
+        assert played.error("a")["code"] == code
+        assert a.run("sha256sum /etc/systemd/system/meshd@.service").stdout == before
+
+
+def test_a_user_without_sudo(fleet: Fleet, tmp_path: Path) -> None:
+    bundles.write(tmp_path, fleet)
+    before = listing(fleet["a"])
+    for user in ("guest", "deputy"):
+        played = play(fleet, "site", tmp_path, "--limit", "a", ansible_user=user, ansible_become=True)
+        assert played.error("a")["code"] == "no-sudo", played.output
+    played = play(fleet, "site", tmp_path, "--limit", "a", ansible_user="guest")
+    assert played.error("a")["code"] == "no-root", played.output
+    wrong = play(fleet, "site", tmp_path, "--limit", "a", ansible_user="deputy", ansible_become=True, ansible_become_password="x")
+    assert wrong.error("a")["code"] == "no-sudo", wrong.output
+    same(listing(fleet["a"]), before)
+
+
+@pytest.mark.parametrize(("user", "password"), [("admin", None), ("deputy", PASSWORD)])
+def test_a_user_with_sudo(fleet: Fleet, tmp_path: Path, user: str, password: str | None) -> None:
+    bundles.write(tmp_path, fleet)
+    become = {"ansible_become": True} | ({"ansible_become_password": password} if password else {})
+    played = play(fleet, "site", tmp_path, "--limit", "a,b", ansible_user=user, **become)
+    assert played.exit == 0, played.output
+    fleet["a"].run("ping -c 1 -W 2 b.prod")
+
+
+def test_an_unreachable_host_and_one_with_another_key(fleet: Fleet, tmp_path: Path) -> None:
+    bundles.write(tmp_path, fleet)
+    nowhere = play(fleet, "site", tmp_path, "--limit", "a", ansible_port=2)
+    assert nowhere.error("a")["code"] == "unreachable"
+    stranger = play(fleet, "site", tmp_path, "--limit", "a", ansible_ssh_extra_args="-o UserKnownHostsFile=/dev/null")
+    assert stranger.error("a")["code"] == "host-key", stranger.output
+    locked = play(fleet, "site", tmp_path, "--limit", "a", ansible_user="nobody")
+    assert locked.error("a")["code"] == "auth", locked.output
+
+
+def test_a_processor_that_is_not_carried(fleet: Fleet, tmp_path: Path) -> None:
+    bundles.write(tmp_path, fleet)
+    before = listing(fleet["a"])
+    played = play(fleet, "site", tmp_path, "--limit", "a", meshd_arch="riscv64")
+    assert played.error("a")["code"] == "arch"
+    same(listing(fleet["a"]), before)
+
+
+def test_a_bundle_that_is_not_whole(fleet: Fleet, tmp_path: Path) -> None:
+    bundles.write(tmp_path, fleet)
+    (tmp_path / "a" / "prod.conf").write_text("[Interface]\n")
+    before = listing(fleet["a"])
+    played = play(fleet, "site", tmp_path)
+    failed_alone(played, fleet["a"], "bad-conf")
+    same(listing(fleet["a"]), before)

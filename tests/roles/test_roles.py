@@ -1,0 +1,100 @@
+"""The life of a mesh on real hosts, from nothing to nothing: systemd on a and b, no init on c."""
+
+from pathlib import Path
+
+import pytest
+
+from . import bundles
+from .conftest import clean, listing, same
+from .hosts import Fleet, Host
+from .play import play
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+
+def peers_alive(host: Host, count: int) -> None:
+    """Every peer of `host` has shaken hands, as `wg show` tells it."""
+    dump = host.run("wg show prod dump").stdout.splitlines()[1:]
+    assert len(dump) == count
+    assert all(int(line.split("\t")[4]) > 0 for line in dump), dump
+
+
+def test_from_nothing_to_nothing(fleet: Fleet, tmp_path: Path) -> None:
+    before = {host.name: listing(host) for host in fleet.hosts}
+    bundles.write(tmp_path, fleet)
+
+    first = play(fleet, "site", tmp_path)
+    assert first.exit == 0, first.output
+    for host in fleet.hosts:
+        assert {"/usr/local/lib/meshd/0.1.0/meshd", "started", "staged", "switched", "confirmed"} <= set(first.changed(host.name))
+        host.run("ping -c 1 -W 2 a && ping -c 1 -W 2 b && ping -c 1 -W 2 c && ping -6 -c 1 -W 2 a.prod")
+        peers_alive(host, 2)
+
+    second = play(fleet, "site", tmp_path)
+    assert second.exit == 0, second.output
+    assert {host.name: second.changed(host.name) for host in fleet.hosts} == {"a": [], "b": [], "c": []}
+
+    gone = play(fleet, "remove", tmp_path)
+    assert gone.exit == 0, gone.output
+    for host in fleet.hosts:
+        same(listing(host), before[host.name])
+
+    again = play(fleet, "remove", tmp_path)
+    assert {host.name: again.changed(host.name) for host in fleet.hosts} == {"a": [], "b": [], "c": []}
+
+
+def test_check_mode_says_what_would_change_and_changes_nothing(fleet: Fleet, tmp_path: Path) -> None:
+    before = {host.name: listing(host) for host in fleet.hosts}
+    bundles.write(tmp_path, fleet)
+
+    checked = play(fleet, "site", tmp_path, "--check", "--diff")
+    assert checked.exit == 0, checked.output
+    for host in fleet.hosts:
+        same(listing(host), before[host.name])
+    private = [line for line in (tmp_path / "a" / "prod.conf").read_text().splitlines() if "Key = " in line and "Public" not in line]
+    assert private
+    assert not any(line.partition(" = ")[2] in checked.output for line in private)
+
+    done = play(fleet, "site", tmp_path)
+    assert done.exit == 0, done.output
+    for host in fleet.hosts:
+        foretold = set(checked.changed(host.name))
+        assert foretold == set(done.changed(host.name)) - {"/etc/meshd/prod.conf"}
+
+
+def test_only_the_binary_that_differs_is_sent(fleet: Fleet, tmp_path: Path) -> None:
+    bundles.write(tmp_path, fleet)
+    assert play(fleet, "site", tmp_path).exit == 0
+    fleet["a"].run("echo drift >> /etc/systemd/system/meshd@.service")
+    fleet["b"].run("systemctl disable --now meshd@prod")
+
+    healed = play(fleet, "site", tmp_path)
+    assert healed.exit == 0, healed.output
+    assert healed.of("a")["daemon"]["changed"] == ["/etc/systemd/system/meshd@.service", "restarted"]
+    assert healed.of("b")["daemon"]["changed"] == ["enabled", "started"]
+    assert healed.of("c")["daemon"]["changed"] == []
+    for host in fleet.hosts:
+        host.run("ping -c 1 -W 2 a && ping -c 1 -W 2 b && ping -c 1 -W 2 c")
+
+
+def test_the_last_mesh_takes_the_shared_files_along(fleet: Fleet, tmp_path: Path) -> None:
+    bundles.write(tmp_path / "prod", fleet)
+    bundles.write(tmp_path / "blue", fleet, "defaults: {port: 51821}\n", name="blue")
+    try:
+        assert play(fleet, "site", tmp_path / "prod").exit == 0
+        second = play(fleet, "site", tmp_path / "blue")
+        assert second.exit == 0, second.output
+        assert "/usr/local/lib/meshd/0.1.0/meshd" not in second.changed("a")
+
+        assert play(fleet, "remove", tmp_path / "prod").exit == 0
+        for host in fleet.hosts:
+            host.run("test -x /usr/local/bin/meshd && ping -c 1 -W 2 b.blue && ! test -e /sys/class/net/prod")
+    finally:
+        clean(fleet, "blue", "prod")
+
+
+def test_after_a_reboot_the_mesh_comes_back(fleet: Fleet, tmp_path: Path) -> None:
+    bundles.write(tmp_path, fleet)
+    assert play(fleet, "site", tmp_path).exit == 0
+    fleet.reboot("a", "b")
+    fleet["a"].run("for i in 1 2 3 4 5; do ping -c 1 -W 2 b.prod && exit; done; exit 1")
