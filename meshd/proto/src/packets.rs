@@ -7,6 +7,7 @@
 //! [`Receiver::open`]. Passing a packet on to another peer (a hub) is looking up its destination and sealing it.
 
 use core::sync::atomic::Ordering;
+use std::sync::Arc;
 
 use meshd_aead::{Packet, TAG_LEN};
 
@@ -176,7 +177,7 @@ impl Receiver {
             *opened = self.inspect(table, buf, *opened);
         }
         if authentic {
-            self.note(now, from, bytes, data)
+            self.note(table, now, from, bytes, data)
         } else {
             Wake::No
         }
@@ -200,7 +201,7 @@ impl Receiver {
     }
 
     /// What follows from authentic messages, once a batch.
-    fn note(&self, now: Time, from: &Endpoint, bytes: usize, data: bool) -> Wake {
+    fn note(&self, table: &Table, now: Time, from: &Endpoint, bytes: usize, data: bool) -> Wake {
         let (peer, session) = (&self.peer, &self.session);
         peer.endpoint.set(Some(*from));
         let mut wake = peer.received(now, bytes, data);
@@ -211,10 +212,19 @@ impl Receiver {
         }
         if session.wants_last_minute_rekey(now)
             && !peer.rx.last_minute.load(Ordering::Relaxed)
+            && self.is_current(table)
             && !peer.rx.last_minute.swap(true, Ordering::Relaxed)
         {
             wake |= peer.signal(signal::REKEY);
         }
         wake
+    }
+
+    /// Whether this is the session its peer's packets are sealed with, not one that was replaced.
+    fn is_current(&self, table: &Table) -> bool {
+        let session = table
+            .route_of(self.slot)
+            .and_then(|route| route.session.as_ref());
+        session.is_some_and(|session| Arc::ptr_eq(session, &self.session))
     }
 }

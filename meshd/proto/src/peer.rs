@@ -106,6 +106,11 @@ impl Peer {
         self.endpoint.version()
     }
 
+    /// Forgets the sticky source address: for when the system says that a packet can't be sent from it any more.
+    pub fn forget_source(&self) {
+        self.endpoint.unstick();
+    }
+
     /// Keeps a packet until there is a session, and asks for one. Copies it; at most [`MAX_STAGED_PACKETS`] are kept,
     /// the oldest is dropped first. Meant for when [`crate::Route::seal`] says that there is no session: this takes a
     /// lock and allocates. An empty packet becomes a keepalive.

@@ -4,7 +4,7 @@ use super::*;
 use crate::messages::*;
 
 /// When messages of a kind were sent by a node, in whole seconds since `start`.
-fn times(world: &World, kind: u8, node: usize, start: Time) -> Vec<u64> {
+pub(super) fn times(world: &World, kind: u8, node: usize, start: Time) -> Vec<u64> {
     let from = world.nodes[node].address;
     let chosen = world
         .seen
@@ -13,17 +13,8 @@ fn times(world: &World, kind: u8, node: usize, start: Time) -> Vec<u64> {
     chosen.map(|wire| wire.at.since(start).as_secs()).collect()
 }
 
-fn keepalives(world: &World, node: usize, start: Time) -> Vec<u64> {
-    let from = world.nodes[node].address;
-    let chosen = world
-        .seen
-        .iter()
-        .filter(|wire| wire.is_keepalive() && wire.from == from && wire.at >= start);
-    chosen.map(|wire| wire.at.since(start).as_secs()).collect()
-}
-
 /// A pair with a session that both have confirmed, and its time.
-fn connected(seed: u64) -> (World, Time) {
+pub(super) fn connected(seed: u64) -> (World, Time) {
     let mut world = World::pair(seed);
     let start = world.now;
     world.talk(ALICE, BOB, 0);
@@ -31,52 +22,6 @@ fn connected(seed: u64) -> (World, Time) {
     world.talk(BOB, ALICE, 0);
     world.pass(seconds(1));
     (world, start)
-}
-
-#[test]
-fn a_passive_keepalive_answers_data_after_ten_seconds_and_stops() {
-    let mut world = World::pair(1);
-    let start = world.now;
-    world.talk(ALICE, BOB, 0);
-    world.pass(seconds(100));
-    assert_eq!(keepalives(&world, BOB, start), [10]);
-    assert_eq!(
-        keepalives(&world, ALICE, start),
-        [0u64; 0],
-        "a keepalive is not answered"
-    );
-    assert_eq!(world.count(1), 1);
-}
-
-#[test]
-fn data_while_a_keepalive_is_owed_brings_a_second_one() {
-    let (mut world, _) = connected(2);
-    let start = world.now;
-    world.talk(ALICE, BOB, 1);
-    world.pass(seconds(1));
-    world.talk(ALICE, BOB, 2);
-    world.pass(seconds(60));
-    assert_eq!(
-        keepalives(&world, BOB, start),
-        [10, 20],
-        "kernel timer_need_another_keepalive"
-    );
-}
-
-#[test]
-fn answering_with_data_needs_no_keepalive() {
-    let (mut world, _) = connected(3);
-    let start = world.now;
-    world.talk(ALICE, BOB, 1);
-    world.pass(seconds(5));
-    world.talk(BOB, ALICE, 2);
-    world.pass(seconds(60));
-    assert_eq!(keepalives(&world, BOB, start), [0u64; 0]);
-    assert_eq!(
-        keepalives(&world, ALICE, start),
-        [15],
-        "the last word is alice's"
-    );
 }
 
 #[test]
@@ -329,103 +274,6 @@ fn a_half_made_handshake_is_erased_too() {
 }
 
 #[test]
-fn a_persistent_keepalive_starts_by_itself_and_keeps_its_interval() {
-    let mut world = World::pair(14);
-    let (bob, start) = (world.nodes[BOB].key, world.now);
-    control!(world, ALICE, |device, ctx| device
-        .set_keepalive(ctx, &bob, 25))
-    .unwrap();
-    world.pass(seconds(110));
-    assert_eq!(
-        times(&world, 1, ALICE, start),
-        [0],
-        "it shakes hands at once"
-    );
-    assert_eq!(keepalives(&world, ALICE, start), [0, 25, 50, 75, 100]);
-    world.talk(ALICE, BOB, 1);
-    world.pass(seconds(24));
-    assert_eq!(
-        keepalives(&world, ALICE, start).len(),
-        5,
-        "any packet puts it off"
-    );
-    control!(world, ALICE, |device, ctx| device
-        .set_keepalive(ctx, &bob, 0))
-    .unwrap();
-    world.pass(seconds(100));
-    assert_eq!(keepalives(&world, ALICE, start).len(), 5);
-}
-
-#[test]
-fn a_persistent_keepalive_survives_an_outage() {
-    let mut world = World::pair(15);
-    let bob = world.nodes[BOB].key;
-    control!(world, ALICE, |device, ctx| device
-        .set_keepalive(ctx, &bob, 25))
-    .unwrap();
-    world.pass(seconds(10));
-    world.nodes[BOB].online = false;
-    world.pass(seconds(1000));
-    assert!(!world.status(ALICE, BOB).connected);
-    world.nodes[BOB].online = true;
-    world.pass(seconds(40));
-    assert!(world.status(ALICE, BOB).connected);
-}
-
-#[test]
-fn a_persistent_keepalive_waits_for_an_endpoint() {
-    let mut world = World::new(2, 16);
-    world.introduce(BOB, ALICE);
-    let (bob, address) = (world.nodes[BOB].key, world.nodes[BOB].address);
-    control!(world, ALICE, |device, ctx| {
-        device.upsert_peer(&bob);
-        device.set_keepalive(ctx, &bob, 25).unwrap();
-    });
-    assert_eq!(world.nodes[ALICE].device.next_timeout(), None);
-    assert_eq!(world.status(ALICE, BOB).trouble, None);
-    control!(world, ALICE, |device, ctx| device.set_endpoint(
-        ctx,
-        &bob,
-        Some(Endpoint::new(address))
-    ))
-    .unwrap();
-    world.pass(seconds(1));
-    assert!(world.status(ALICE, BOB).connected);
-}
-
-#[test]
-fn an_idle_pair_sleeps() {
-    let (mut world, _) = connected(17);
-    world.pass(seconds(30));
-    let wakes = world.nodes[ALICE].wakes + world.nodes[BOB].wakes;
-    let next = world.nodes[ALICE].device.next_timeout().unwrap();
-    assert!(
-        next.since(world.now) > seconds(400),
-        "only the erasing of keys is due"
-    );
-    world.pass(seconds(300));
-    assert_eq!(world.nodes[ALICE].wakes + world.nodes[BOB].wakes, wakes);
-}
-
-#[test]
-fn a_busy_pair_hardly_wakes_the_control_thread() {
-    let (mut world, _) = connected(18);
-    let wakes = world.nodes[ALICE].wakes;
-    for number in 0..10_000 {
-        world.talk(ALICE, BOB, number);
-        world.talk(BOB, ALICE, number);
-        world.pass(Duration::from_millis(10));
-    }
-    // 100 s: the marks are looked at every 10 and 15 s by timer, without anybody being woken.
-    assert!(
-        world.nodes[ALICE].wakes - wakes <= 2,
-        "{}",
-        world.nodes[ALICE].wakes - wakes
-    );
-    assert_eq!(world.nodes[BOB].numbers().len(), 10_001);
-}
-
-#[test]
 fn a_handshake_asked_for_too_soon_is_put_off_not_forgotten() {
     let mut world = World::pair(19);
     let bob = world.nodes[BOB].key;
@@ -468,4 +316,30 @@ fn all_tries_forget_the_sticky_source() {
     assert_eq!(shared.endpoint().unwrap().local, local);
     world.pass(seconds(6));
     assert_eq!(shared.endpoint(), Some(Endpoint::new(remote)));
+}
+
+#[test]
+fn packets_of_a_replaced_session_ask_for_nothing() {
+    let (mut world, start) = connected(21);
+    world.pass(seconds(150));
+    let bob = world.nodes[BOB].key;
+    // Alice has a new session, but what would tell bob so is lost: he goes on with the old one.
+    control!(world, ALICE, |device, ctx| device.shake_hands(ctx, &bob)).unwrap();
+    world.pass(Duration::from_millis(15));
+    world.weather.loss = 100;
+    world.pass(Duration::from_millis(10));
+    world.weather = Weather::FINE;
+    assert!(world.status(ALICE, BOB).connected);
+    world.pass(seconds(14));
+    assert!(world.now.since(start) > seconds(165));
+    let (delivered, sent) = (world.nodes[ALICE].delivered.len(), world.seen.len());
+    world.talk(BOB, ALICE, 1);
+    world.pass(seconds(1));
+    assert_eq!(world.nodes[ALICE].delivered.len(), delivered + 1);
+    assert_eq!(world.kinds_since(sent), [(4, BOB)]);
+    let shared = world.nodes[ALICE].device.shared_peer(&bob).unwrap();
+    assert!(!shared
+        .rx
+        .last_minute
+        .load(core::sync::atomic::Ordering::Relaxed));
 }

@@ -92,7 +92,7 @@ fn run(world: &mut World, steps: &[Step], numbers: &mut u32) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 200, ..ProptestConfig::default() })]
     #[test]
     fn whatever_the_weather(seed in any::<u64>(), steps in prop::collection::vec(step(), 1..40)) {
         let mut world = World::pair(seed);

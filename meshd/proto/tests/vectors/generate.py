@@ -1,7 +1,8 @@
 """Writes wireguard.txt: a whole WireGuard exchange, computed by implementations that are not ours.
 
-Noise comes from PyPI `noiseprotocol` 0.3.1 (on `cryptography`), the cookie's XChaCha20-Poly1305 from PyNaCl (libsodium),
-BLAKE2s, HMAC and HKDF from Python's own hashlib and hmac. All inputs are fixed, so the output never changes.
+Noise comes from PyPI `noiseprotocol` 0.3.1 (on `cryptography`), the cookie's XChaCha20-Poly1305 from PyNaCl
+(libsodium), BLAKE2s, HMAC and HKDF from Python's own hashlib and hmac. All inputs are fixed, so the output never
+changes.
 
     pip install noiseprotocol==0.3.1 pynacl && python generate.py > wireguard.txt
 """
@@ -9,6 +10,7 @@ BLAKE2s, HMAC and HKDF from Python's own hashlib and hmac. All inputs are fixed,
 import hashlib
 import hmac
 import struct
+import sys
 
 from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_encrypt as xseal
 from nacl.bindings import crypto_scalarmult_base
@@ -18,22 +20,22 @@ NAME = b"Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s"
 PROLOGUE = b"WireGuard v1 zx2c4 Jason@zx2c4.com"
 
 
-def show(name, value):
-    print(f"{name} = {value.hex()}")
+def show(name: str, value: bytes) -> None:
+    sys.stdout.write(f"{name} = {value.hex()}\n")
 
 
-def blake2s(data, size=32, key=b""):
+def blake2s(data: bytes, size: int = 32, key: bytes = b"") -> bytes:
     return hashlib.blake2s(data, digest_size=size, key=key).digest()
 
 
-def secret(label):
+def secret(label: str) -> bytes:
     key = bytearray(hashlib.sha256(label.encode()).digest())
     key[0] &= 248
     key[31] = key[31] & 127 | 64
     return bytes(key)
 
 
-def end(static, ephemeral, psk):
+def end(static: bytes, ephemeral: bytes, psk: bytes) -> NoiseConnection:
     noise = NoiseConnection.from_name(NAME)
     noise.set_prologue(PROLOGUE)
     noise.set_psks(psk=psk)
@@ -42,14 +44,16 @@ def end(static, ephemeral, psk):
     return noise
 
 
-def with_macs(body, receiver_public, cookie=None):
+def with_macs(body: bytes, receiver_public: bytes, cookie: bytes | None = None) -> bytes:
     mac1 = blake2s(body, 16, blake2s(b"mac1----" + receiver_public))
     mac2 = blake2s(body + mac1, 16, cookie) if cookie else bytes(16)
     return body + mac1 + mac2
 
 
-def main():
-    print("# A WireGuard exchange with fixed keys; written by generate.py, which says how. All values are hexadecimal.")
+def main() -> None:
+    sys.stdout.write(
+        "# A WireGuard exchange with fixed keys; written by generate.py, which says how. All hexadecimal.\n"
+    )
     chain = blake2s(NAME)
     show("chain", chain)
     show("hash", blake2s(chain + PROLOGUE))
@@ -60,9 +64,14 @@ def main():
     psk = hashlib.sha256(b"preshared").digest()
     timestamp = bytes.fromhex("400000006553f10a01000000")
     for name, value in [
-        ("alice_private", alice), ("alice_public", alice_public), ("alice_ephemeral", alice_ephemeral),
-        ("bob_private", bob), ("bob_public", bob_public), ("bob_ephemeral", bob_ephemeral),
-        ("preshared", psk), ("timestamp", timestamp),
+        ("alice_private", alice),
+        ("alice_public", alice_public),
+        ("alice_ephemeral", alice_ephemeral),
+        ("bob_private", bob),
+        ("bob_public", bob_public),
+        ("bob_ephemeral", bob_ephemeral),
+        ("preshared", psk),
+        ("timestamp", timestamp),
     ]:
         show(name, value)
 
