@@ -59,6 +59,18 @@ def test_hosts_of_one_site_share_a_box_and_have_ports_of_their_own() -> None:
     assert f"{b.address}\tb.example.com" in layout.hosts_file.splitlines()
 
 
+def test_behind_a_box_the_private_address_of_the_file_is_the_hosts_own() -> None:
+    b = LabHost("b", behind="home", names=("198.51.100.9",), site_names=("192.168.1.7", "b.lan"))
+    layout = plan(wish(b, LabHost("c", names=("c.example.com",), site_names=("10.9.0.3", "c.example.com"))))
+    lines = {line.node: line for line in layout.lines}
+    assert lines["b"].address4 == ("192.168.1.7",)
+    assert layout.places["b"].address == "198.51.100.9"
+    assert "192.168.1.7\tb.lan" in layout.hosts_file
+    assert "dnat ip to 192.168.1.7:22" in layout.rulesets()["nat-home"]
+    assert lines["c"].address4 == ("203.0.113.1", "10.9.0.3")
+    assert layout.hosts_file.count("c.example.com") == 2  # one for each family
+
+
 def test_nothing_is_dropped_unless_loss_is_asked_for() -> None:
     assert "numgen" not in "".join(plan(wish(LabHost("a"), LabHost("b", behind="b"))).rulesets().values())
 
@@ -71,5 +83,5 @@ def test_loss_of_a_host_is_on_its_own_line_at_its_own_router() -> None:
 
 
 def test_a_wish_survives_json() -> None:
-    asked = wish(LabHost("a", names=("x",), lan=("192.168.1.0/24",)), loss=0.01, hide=("/srv/x",))
+    asked = wish(LabHost("a", names=("x",), site_names=("y",), lan=("192.168.1.0/24",)), loss=0.01, hide=("/srv/x",))
     assert Wish.from_json(asked.to_json()) == asked

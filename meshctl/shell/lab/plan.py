@@ -137,6 +137,7 @@ class Place:
     address6: str | None
     port: int = SSH
     box: str | None = None
+    site_address: str = ""  # as its site sees it: the same but for hosts behind a box
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +199,7 @@ def plan(wish: Wish) -> Plan:
     boxes = {host.behind: f"nat-{host.behind}" for host in wish.hosts if host.behind is not None}
     # Addresses that the file gives come first, so that no other host is allotted one of them.
     claims = {host.name: allotment.claim(host.names) for host in wish.hosts}
+    site_claims = {host.name: allotment.claim(host.site_names) for host in wish.hosts}
 
     lines = [Line(CONTROLLER, "eth0", INTERNET, "controller", (_CONTROLLER4,), (_CONTROLLER6,))]
     places: dict[str, Place] = {}
@@ -208,17 +210,18 @@ def plan(wish: Wish) -> Plan:
         lines.append(Line(box, "wan", INTERNET, f"b{index}", outside))
         forwards, gateway = [], f"172.29.{index}.254"
         for number, host in enumerate(members, start=1):
-            port, inside = _FORWARDED_FROM + number, f"172.29.{index}.{number}"
-            forwards.append((port, inside))
-            places[host.name] = Place(outside[0], None, port, box)
-            lines.append(Line(host.name, "eth0", box, f"h{number}", (inside,), gateway4=gateway))
+            port, inside = _FORWARDED_FROM + number, site_claims[host.name][0] or (f"172.29.{index}.{number}",)
+            forwards.append((port, inside[0]))
+            places[host.name] = Place(outside[0], None, port, box, inside[0])
+            lines.append(Line(host.name, "eth0", box, f"h{number}", inside, gateway4=gateway))
         loss = _loss(box, wish, lines)
         made_boxes.append(Box(box, gateway, tuple(forwards), wish.options.symmetric_nat, loss))
 
     for number, host in enumerate((h for h in wish.hosts if h.behind is None), start=1):
         four, six = claims[host.name]
         four, six = four or (allotment.next4(),), six or (allotment.next6(),)
-        places[host.name] = Place(four[0], six[0])
+        places[host.name] = Place(four[0], six[0], site_address=four[0])
+        four, six = four + site_claims[host.name][0], six + site_claims[host.name][1]
         lines.append(Line(host.name, "eth0", INTERNET, f"h{number}", four, six))
 
     return Plan(
@@ -240,11 +243,16 @@ def _hosts_file(hosts: tuple[LabHost, ...], places: dict[str, Place]) -> str:
     """What DNS would say, as lines of a hosts file. Each host adds its own name."""
     lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
     for host in hosts:
-        names = " ".join(dict.fromkeys(n for n in host.names if _literal(n) is None and n != "localhost"))
-        place = places[host.name]
+        place, names = places[host.name], _dns_names(host.names)
         if names:
-            lines += [f"{address}\t{names}" for address in (place.address, place.address6) if address]
+            lines += [f"{address}\t{' '.join(names)}" for address in (place.address, place.address6) if address]
+        if site_names := [name for name in _dns_names(host.site_names) if name not in names]:
+            lines.append(f"{place.site_address}\t{' '.join(site_names)}")
     return "\n".join(lines) + "\n"
+
+
+def _dns_names(names: tuple[str, ...]) -> list[str]:
+    return list(dict.fromkeys(name for name in names if _literal(name) is None and name != "localhost"))
 
 
 def _loss(router: str, wish: Wish, lines: list[Line]) -> str:

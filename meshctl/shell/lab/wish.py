@@ -20,6 +20,7 @@ class LabHost:
     user: str = "root"  # who logs in by SSH; another one than root gets sudo without a password
     names: tuple[str, ...] = ()
     """How the world calls it (ssh HostName, endpoint). A name goes into the hosts files, an address becomes its own."""
+    site_names: tuple[str, ...] = ()  # the same at its own site: what it is called by those behind the same NAT box
     behind: str | None = None  # name of the NAT box it stands behind; hosts with the same box share a site
     lan: tuple[
         str, ...
@@ -34,7 +35,8 @@ class LabHost:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        return cls(**{**data, "names": tuple(data["names"]), "lan": tuple(data["lan"])})
+        lists = {word: tuple(data[word]) for word in ("names", "site_names", "lan")}
+        return cls(**{**data, **lists})
 
 
 @dataclass(frozen=True, slots=True)
