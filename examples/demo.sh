@@ -19,7 +19,7 @@ cp examples/three-servers/mesh.yaml "$work/"
 cd "$work"
 mesh=$(sed -n 's/^mesh: *//p' mesh.yaml | sed 's/ *#.*//')
 say() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
-finish() { meshctl lab down --file "$work/mesh.yaml" > /dev/null 2>&1 || echo "demo: could not take the lab down (meshctl lab down)" >&2; rm -rf "$work"; }
+finish() { meshctl lab down "$work/mesh.yaml" > /dev/null 2>&1 || echo "demo: could not take the lab down (meshctl lab down)" >&2; rm -rf "$work"; }
 trap finish EXIT
 trap 'exit 130' INT TERM
 

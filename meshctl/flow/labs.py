@@ -47,10 +47,11 @@ def roads(spec: Spec) -> dict[str, Road]:
         hint = "meshctl lab down, then meshctl lab up: it is made from the file as it was then"
         raise Failed(f"the lab {spec.mesh} has no host {', '.join(missing)}", hint, "lab-host")
     lab.enter(spec.mesh)
-    return {name: _road(name, address) for name, address in addresses.items()}
+    return {name: road(name, address) for name, address in addresses.items()}
 
 
-def _road(name: str, address: LabAddress) -> Road:
+def road(name: str, address: LabAddress) -> Road:
+    """The way to one host of a lab: its own keys, nothing of the user's configuration."""
     return Road(
         destination=f"{address.user}@{address.hostname}",
         hostname=address.hostname,
