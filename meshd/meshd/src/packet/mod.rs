@@ -22,7 +22,7 @@ mod shared;
 mod switches;
 mod tx;
 
-pub use shared::{Handshake, Notices, ProbeArrival, MAX_WAITING_PROBES};
+pub use shared::{Notices, ProbeArrival};
 pub use switches::Switches;
 
 use std::net::IpAddr;

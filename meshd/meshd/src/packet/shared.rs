@@ -18,7 +18,7 @@ use meshd_proto::{Endpoint, Time, Wake};
 use crate::probe::ProbeMark;
 
 /// Probe replies kept for control at most.
-pub const MAX_WAITING_PROBES: usize = 1024;
+const MAX_WAITING_PROBES: usize = 1024;
 
 /// A handshake message or cookie reply, for [`meshd_proto::Device::receive`].
 #[derive(Clone, Debug)]
