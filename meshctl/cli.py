@@ -8,6 +8,7 @@ was contacted; 4 some hosts failed; 130 interrupted.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """The entry point; never returns."""
     words = sys.argv[1:] if arguments is None else arguments
     screen = Screen(as_json="--json" in words)
+    for order in (signal.SIGTERM, signal.SIGHUP):  # a cancelled CI job or a closed terminal: the same as Ctrl-C
+        signal.signal(order, signal.default_int_handler)
     sys.exit(run(words, screen))
 
 

@@ -161,7 +161,7 @@ class _Doing:
                     self._roll_back()
                     return Outcome(tuple(self._outcomes(hosts, rolled_back=True)), rolled_back=why)
                 self._confirm()
-                judged = status.judge(self.mesh, vitals)
+                judged = status.judge(self.mesh, vitals) if vitals else None
         except KeyboardInterrupt:
             if not self.reached:
                 raise
