@@ -75,7 +75,8 @@ def test_a_host_may_have_any_name_that_is_one() -> None:
 
 def test_defaults_stand_behind_hosts_and_before_the_file() -> None:
     spec = spec_of(
-        "mesh: m\nport: 1\nmtu: 1400\ndefaults: {port: 2, nat: true}\nhosts: {a: r@a, b: {ssh: r@b, port: 3, nat: false}}"
+        "mesh: m\nport: 1\nmtu: 1400\ndefaults: {port: 2, nat: true}\n"
+        "hosts: {a: r@a, b: {ssh: r@b, port: 3, nat: false}}"
     )
     a, b = spec.hosts["a"], spec.hosts["b"]
     assert (a.port, a.nat, a.mtu) == (2, True, 1400)
@@ -114,7 +115,7 @@ FAULTS = {
     "mesh: m\nhosts: {localhost: r@b}\n": (2, 9, "name", "every machine's own name", "for example db"),
     "mesh: m\nhosts:\n  a: r@a\n  a: r@b\n": (4, 3, "duplicate", "a is written twice", "first is on line 3"),
     "mesh: m\nhosts: {a: r@a, b: x@a}\n": (2, 17, "duplicate", "the SSH address of a", "delete one"),
-    "mesh: m\nhosts: {a: }\n": (2, 9, "missing", "no SSH address", "NAME: root@"),
+    "mesh: m\nhosts: {a: }\n": (2, 11, "missing", "no SSH address", "NAME: root@"),
     "mesh: m\nhosts: {a: {nat: true}}\n": (2, 9, "missing", "ssh is missing", "add ssh:"),
     "mesh: m\nhosts: {a: r@-oProxyCommand=x}\n": (2, 12, "name", "is not an SSH address", "user@host"),
     "mesh: m\nhosts: {a: -oProxyCommand=x@a}\n": (2, 12, "name", "is not a user name", "user@host"),

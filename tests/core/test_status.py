@@ -1,0 +1,97 @@
+"""Status: one verdict a link, from two ends that may disagree or be silent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from meshctl.core import status
+from meshctl.core.errors import HostError
+from meshctl.core.report import PeerVitals, Vitals
+from meshctl.core.status import State
+
+from .made import world
+
+MESH = world("mesh: prod\nhosts: {a: {ssh: r@a, owner: Ada}, b: r@b}\n").mesh
+SILENT = HostError("b", "unreachable", "no answer", "try ssh b")
+
+
+def vitals(name: str, **peer: Any) -> Vitals:
+    other = "b" if name == "a" else "a"
+    seen = PeerVitals(other, str(MESH.hosts[other].public_key), **peer)
+    return Vitals("prod", "0.1.0", "running", 1420, 5.0, peers=(seen,))
+
+
+def link(a: Vitals | HostError | None, b: Vitals | HostError | None) -> status.LinkStatus:
+    said = {n: v for n, v in (("a", a), ("b", b)) if v is not None}
+    (found,) = status.judge(MESH, said).links
+    return found
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "state"),
+    [
+        (True, True, State.ALIVE),
+        (True, None, State.ALIVE),
+        (True, False, State.DOWN),
+        (False, False, State.DOWN),
+        (None, None, State.NEW),
+    ],
+)
+def test_both_ends_are_heard(a: bool | None, b: bool | None, state: State) -> None:
+    assert link(vitals("a", alive=a), vitals("b", alive=b)).state is state
+
+
+def test_a_link_that_shook_hands_and_was_not_probed_is_unknown() -> None:
+    assert link(vitals("a", latest_handshake_s=500.0), vitals("b")).state is State.UNKNOWN
+
+
+def test_one_end_is_enough() -> None:
+    found = link(vitals("a", alive=True, rtt_ms=2.0, latest_handshake_s=3.0), SILENT)
+    assert (found.state, found.rtt_ms, found.handshake_s) == (State.ALIVE, 2.0, 3.0)
+
+
+def test_without_an_end_nothing_is_known() -> None:
+    assert link(SILENT, None).state is State.UNKNOWN
+    assert link(None, None).state is State.UNKNOWN
+
+
+def test_the_best_of_both_ends_is_told() -> None:
+    found = link(
+        vitals("a", alive=True, rtt_ms=2.0, latest_handshake_s=30.0, loss=0.0, rx_bytes=7),
+        vitals("b", alive=True, rtt_ms=1.5, latest_handshake_s=29.0, loss=0.1, rx_bytes=9),
+    )
+    assert (found.rtt_ms, found.handshake_s, found.loss, found.rx_bytes) == (1.5, 29.0, 0.1, 7)
+    assert found.reason is None
+
+
+def test_reasons_name_who_gave_them() -> None:
+    found = link(vitals("a", alive=False, reason="no answer from 192.0.2.1:51820"), vitals("b", alive=False))
+    assert found.reason == "a: no answer from 192.0.2.1:51820"
+
+
+def test_a_peer_that_is_not_there_is_down_with_a_hint() -> None:
+    without = Vitals("prod", "0.1.0", "running")
+    found = link(without, vitals("b", alive=None))
+    assert found.state is State.DOWN
+    assert found.reason == "a doesn't know b: run meshctl apply"
+
+
+def test_a_stopped_daemon_is_down() -> None:
+    assert link(Vitals("prod", "0.1.0", "down"), SILENT).state is State.DOWN
+
+
+def test_health_needs_every_host_and_every_link() -> None:
+    good = {"a": vitals("a", alive=True), "b": vitals("b", alive=True)}
+    assert status.judge(MESH, good).healthy
+    assert not status.judge(MESH, good | {"b": SILENT}).healthy
+    assert not status.judge(MESH, good | {"b": vitals("b", alive=False)}).healthy
+
+
+def test_the_json() -> None:
+    told = status.to_json(status.judge(MESH, {"a": vitals("a", alive=True, rtt_ms=2.0), "b": SILENT}))
+    assert told["links"][0]["state"] == "alive"
+    assert told["hosts"][0]["owner"] == "Ada"
+    assert told["hosts"][1]["error"] == {"code": "unreachable", "what": "no answer", "hint": "try ssh b"}
+    assert told["healthy"] is False
