@@ -139,13 +139,24 @@ def test_core_data_is_frozen(path: Path) -> None:
                 )
 
 
-def test_only_flow_sees_both_rooms() -> None:
-    """The shell knows core's types; cli, screen and flow stand above; nobody reaches back up."""
-    above = {"meshctl.cli", "meshctl.flow", "meshctl.screen"}
+def test_the_shell_reaches_for_nothing_above_it() -> None:
+    """The shell knows core's types; flow, cli and what shows things stand above it."""
     for path, tree in _trees(PACKAGE / "shell"):
         for module, line in _imports(tree):
-            assert not any(module == m or module.startswith(f"{m}.") for m in above), (
+            room = [*module.split("."), ""][1] if module.startswith("meshctl") else "core"
+            assert room in ("core", "shell", "version"), (
                 f"{path.relative_to(ROOT)}:{line} imports {module}: the shell is hands; flow tells it what to do"
+            )
+
+
+def test_only_flow_sees_core_and_shell() -> None:
+    """A command is read, flow, show; what talks with the user asks the shell for passwords and file names, no more."""
+    for path in sorted(PACKAGE.glob("*.py")):
+        if path.stem == "options":
+            continue
+        for module, line in _imports(ast.parse(path.read_text())):
+            assert not module.startswith("meshctl.shell"), (
+                f"{path.name}:{line} imports {module}: only flow knows core and shell, so that the river is in one place"
             )
 
 
