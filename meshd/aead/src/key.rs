@@ -1,7 +1,8 @@
 //! One direction's session key, and what can be done with it.
 //!
-//! Single packets go to ring. The key lives in one heap block that is overwritten with zeros when it is dropped,
-//! ring's own copy of it included; what ring leaves on the stack while it works is out of our reach.
+//! Single packets go to ring, batches where `choice` says. The key lives in one heap block that is overwritten with
+//! zeros when it is dropped, ring's own copy of it included; what ring leaves on the stack while it works is out of
+//! our reach.
 
 use core::fmt;
 use core::mem::MaybeUninit;
@@ -9,7 +10,11 @@ use core::mem::MaybeUninit;
 use ring::aead::{Aad, LessSafeKey, Nonce, UnboundKey, CHACHA20_POLY1305};
 use zeroize::Zeroize;
 
+#[cfg(any(target_arch = "x86_64", test))]
+use crate::batch::Context;
 use crate::TAG_LEN;
+#[cfg(target_arch = "x86_64")]
+use crate::{choice, lanes::Lanes};
 
 /// Why a packet was not opened: too short to hold a tag, or the tag is not that of this text, key and counter.
 /// Deliberately without detail.
@@ -46,6 +51,28 @@ impl Packet {
             counter,
             valid: false,
         }
+    }
+
+    /// Where the text ends and the tag begins.
+    #[cfg(any(target_arch = "x86_64", test))]
+    #[inline(always)]
+    pub(crate) fn text_end(&self) -> usize {
+        self.at + self.len - TAG_LEN
+    }
+
+    /// Blocks of 64 bytes that the text needs.
+    #[cfg(any(target_arch = "x86_64", test))]
+    #[inline(always)]
+    pub(crate) fn blocks(&self) -> u32 {
+        (self.len - TAG_LEN).div_ceil(64) as u32
+    }
+
+    fn is_within(&self, buf: &[u8]) -> bool {
+        self.len >= TAG_LEN
+            && self
+                .at
+                .checked_add(self.len)
+                .is_some_and(|end| end <= buf.len())
     }
 
     fn text<'a>(&self, buf: &'a mut [u8]) -> Option<&'a mut [u8]> {
@@ -107,23 +134,45 @@ impl Key {
     /// # Panics
     /// If a packet reaches beyond `buf` or is shorter than [`TAG_LEN`].
     pub fn seal_batch(&self, buf: &mut [u8], packets: &[Packet]) {
+        assert!(
+            packets.iter().all(|packet| packet.is_within(buf)),
+            "packet outside of its buffer"
+        );
+        #[cfg(target_arch = "x86_64")]
+        if let Some(lanes) = choice::lanes_for(packets) {
+            return lanes.seal(&self.secret.context(), buf, packets);
+        }
+        self.seal_by_ring(buf, packets);
+    }
+
+    fn seal_by_ring(&self, buf: &mut [u8], packets: &[Packet]) {
         for packet in packets {
-            match packet.text(buf) {
-                Some(text) => self.seal_in_place(packet.counter, text),
-                None => panic!("packet outside of its buffer"),
+            if let Some(text) = packet.text(buf) {
+                self.seal_in_place(packet.counter, text);
             }
         }
     }
 
     /// Seals a run of packets at equal distance, as UDP_SEGMENT sends them: every `stride` bytes of `buf` are
     /// `head` bytes left alone, plaintext, and room for the tag. The last packet may be shorter. Packet `i`
-    /// gets counter `first_counter + i`.
+    /// gets counter `first_counter + i`, modulo 2^64.
     ///
     /// # Panics
-    /// If a packet has no room for `head` and tag.
+    /// If `stride` is 0, or a packet has no room for `head` and tag.
     pub fn seal_stride(&self, first_counter: u64, buf: &mut [u8], stride: usize, head: usize) {
-        for (counter, packet) in (first_counter..).zip(buf.chunks_mut(stride)) {
-            self.seal_in_place(counter, &mut packet[head..]);
+        let mut counter = first_counter;
+        for run in buf.chunks_mut(stride.saturating_mul(RUN)) {
+            let mut packets = [Packet::default(); RUN];
+            let mut count = 0;
+            for (packet, bytes) in packets.iter_mut().zip(run.chunks(stride)) {
+                let Some(len) = bytes.len().checked_sub(head) else {
+                    panic!("no room for the header")
+                };
+                *packet = Packet::new(count * stride + head, len, counter);
+                counter = counter.wrapping_add(1);
+                count += 1;
+            }
+            self.seal_batch(run, &packets[..count]);
         }
     }
 
@@ -131,6 +180,16 @@ impl Key {
     /// that reaches beyond `buf` or is too short is not valid. They must not overlap. What the text of a packet
     /// that is not valid holds is unspecified, but never the plaintext.
     pub fn open_batch(&self, buf: &mut [u8], packets: &mut [Packet]) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(lanes) = choice::lanes_for(packets) {
+            if packets.iter().all(|packet| packet.is_within(buf)) {
+                return lanes.open(&self.secret.context(), buf, packets);
+            }
+        }
+        self.open_by_ring(buf, packets);
+    }
+
+    fn open_by_ring(&self, buf: &mut [u8], packets: &mut [Packet]) {
         for packet in packets {
             packet.valid = match packet.text(buf) {
                 Some(text) => self.open_in_place(packet.counter, text).is_ok(),
@@ -138,6 +197,43 @@ impl Key {
             };
         }
     }
+}
+
+/// Packets that [`Key::seal_stride`] hands on at a time: what one UDP_SEGMENT send takes on every kernel.
+const RUN: usize = 64;
+
+/// The start-up test: a batch with every kind of tail, sealed and opened by `lanes` as by ring, one tag wrong.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn agrees_with_ring<L: Lanes>(lanes: L) -> bool {
+    const LENS: [usize; 10] = [0, 1, 15, 16, 63, 64, 65, 448, 577, 97];
+    const BAD: usize = 5;
+    let key = Key::new(&core::array::from_fn(|i| 0x80 ^ i as u8));
+    let mut plain = [0; 2048];
+    let mut packets = [Packet::default(); LENS.len()];
+    let mut at = 7;
+    for (i, (packet, len)) in packets.iter_mut().zip(LENS).enumerate() {
+        // Both words of the nonce change from one packet to the next.
+        *packet = Packet::new(at, len + TAG_LEN, 0xffff_fffc + i as u64 * 0x1_0000_0001);
+        at += packet.len + i;
+    }
+    for (i, byte) in plain.iter_mut().enumerate() {
+        *byte = (i * i) as u8;
+    }
+
+    let (mut ours, mut rings) = (plain, plain);
+    lanes.seal(&key.secret.context(), &mut ours, &packets);
+    key.seal_by_ring(&mut rings, &packets);
+    let sealed = ours;
+    if ours != rings {
+        return false;
+    }
+    ours[packets[BAD].at + packets[BAD].len - 1] ^= 0x80;
+    lanes.open(&key.secret.context(), &mut ours, &mut packets);
+    packets.iter().enumerate().all(|(i, packet)| {
+        let text = packet.at..packet.at + packet.len - TAG_LEN;
+        let expected = if i == BAD { &sealed } else { &plain };
+        packet.valid == (i != BAD) && ours[text.clone()] == expected[text]
+    })
 }
 
 impl fmt::Debug for Key {
@@ -153,10 +249,12 @@ fn nonce(counter: u64) -> Nonce {
     Nonce::assume_unique_for_key(bytes)
 }
 
-/// The key's bytes as ring keeps them. ring doesn't erase them, so the storage is ours to drop.
+/// The key as ring keeps it and as our lanes want it. ring doesn't erase its keys, so the storage is ours to drop.
 struct Secret {
     /// Always initialised, from `new` until `drop`.
     ring: MaybeUninit<LessSafeKey>,
+    #[cfg(any(target_arch = "x86_64", test))]
+    words: [u32; 8],
 }
 
 impl Secret {
@@ -164,6 +262,10 @@ impl Secret {
         match UnboundKey::new(&CHACHA20_POLY1305, key) {
             Ok(unbound) => Self {
                 ring: MaybeUninit::new(LessSafeKey::new(unbound)),
+                #[cfg(any(target_arch = "x86_64", test))]
+                words: core::array::from_fn(|i| {
+                    u32::from_le_bytes([key[4 * i], key[4 * i + 1], key[4 * i + 2], key[4 * i + 3]])
+                }),
             },
             // The length is the only thing ring checks, and the type of `key` fixes it.
             Err(_) => unreachable!("ring takes every key of 32 bytes"),
@@ -174,6 +276,15 @@ impl Secret {
         // SAFETY: `new` initialises it, and only `drop` ends that.
         unsafe { self.ring.assume_init_ref() }
     }
+
+    #[cfg(any(target_arch = "x86_64", test))]
+    fn context(&self) -> Context<'_> {
+        Context {
+            key: &self.words,
+            salt: 0,
+            aad: &[],
+        }
+    }
 }
 
 impl Drop for Secret {
@@ -181,5 +292,7 @@ impl Drop for Secret {
         // SAFETY: initialised since `new`; nobody can look at it after `drop`.
         unsafe { self.ring.assume_init_drop() };
         self.ring.zeroize();
+        #[cfg(any(target_arch = "x86_64", test))]
+        self.words.zeroize();
     }
 }

@@ -111,9 +111,39 @@ fn a_batch_opens_what_is_right_and_names_what_is_wrong() {
 }
 
 #[test]
+fn short_packets_batch_like_single_ones() {
+    let key = Key::new(&SECRET);
+    for count in 1..=64 {
+        let lens: Vec<usize> = (0..count).map(|i| (i * 37 + count) % 200).collect();
+        let (mut buf, mut sealed, mut packets) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, &len) in lens.iter().enumerate() {
+            packets.push(Packet::new(buf.len(), len + TAG_LEN, counter(i * count)));
+            buf.extend(text(len));
+            buf.extend([0; TAG_LEN]);
+            sealed.extend(ring_seal(counter(i * count), &text(len)));
+        }
+        key.seal_batch(&mut buf, &packets);
+        assert_eq!(buf, sealed);
+        let bad = count / 2;
+        buf[packets[bad].at + lens[bad]] ^= 1;
+        key.open_batch(&mut buf, &mut packets);
+        for (i, packet) in packets.iter().enumerate() {
+            assert_eq!(packet.valid, i != bad);
+            assert!(i == bad || buf[packet.at..][..lens[i]] == text(lens[i]));
+        }
+    }
+}
+
+#[test]
 #[should_panic(expected = "packet outside of its buffer")]
 fn sealing_outside_of_the_buffer_panics() {
     Key::new(&SECRET).seal_batch(&mut [0; 32], &[Packet::new(17, 16, 0)]);
+}
+
+#[test]
+#[should_panic(expected = "no room for the header")]
+fn a_last_packet_shorter_than_its_header_panics() {
+    Key::new(&SECRET).seal_stride(0, &mut [0; 150], 140, 16);
 }
 
 #[test]
