@@ -20,6 +20,8 @@ mod relay;
 mod rx;
 mod shared;
 mod switches;
+#[cfg(test)]
+mod tests;
 mod tx;
 
 pub use shared::{Notices, ProbeArrival};
@@ -51,8 +53,16 @@ impl Plane {
     ///
     /// # Errors
     /// No thread can be started, or no eventfd made.
-    pub fn start(mut tun: Tun, sockets: UdpPair, reader: Reader) -> Result<Self> {
-        let switches = Switches::from_env();
+    pub fn start(tun: Tun, sockets: UdpPair, reader: Reader) -> Result<Self> {
+        Self::start_with(tun, sockets, reader, Switches::from_env())
+    }
+
+    fn start_with(
+        mut tun: Tun,
+        sockets: UdpPair,
+        reader: Reader,
+        switches: Switches,
+    ) -> Result<Self> {
         if !switches.tun_offload {
             tun.stop_offloading()?;
         }
