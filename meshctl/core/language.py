@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PlainValidator, Tag, WithJsonSchema
 from pydantic.annotated_handlers import GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from meshctl.core import ip, names
-from meshctl.core.spec import At, EndpointWords, SshAddress
+from meshctl.core.spec import At, EndpointWords, SshAddress, host_port
 
 NOT_YET = {
     "devices": "a device gets its file or QR code from a later version",
@@ -31,8 +31,8 @@ NOT_YET = {
 }
 """Words of the language that this version doesn't carry out, and what to know about each."""
 
-# no leading - (ssh would read an option), nothing that a shell or an ssh_config would read otherwise
-_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*\$?")
+T = TypeVar("T")
+
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|%)")
 
 
@@ -46,41 +46,23 @@ def _text(value: object, noun: str, example: str) -> str:
     raise _fault("type", f"{noun} is a text here", f"write it as {example}")
 
 
-def _host_port(text: str, noun: str, example: str) -> tuple[str, int | None]:
-    """HOST, HOST:PORT, V6, [V6] or [V6]:PORT."""
-    bracket = re.fullmatch(r"\[([^\]]*)\](?::(\d+))?", text)
-    if bracket:
-        host, port = bracket[1], bracket[2]
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
-    else:
-        host, port = text, None
-    if ":" in host:
-        try:
-            ip.parse_addr(host)
-        except ValueError as fault:
-            raise _fault("name", f"{noun} {text!r}: {fault.args[0]}", f"write it as {example}") from None
-    elif not names.is_host_name(host.removesuffix(".")):
-        raise _fault("name", f"{text!r} is not {noun}", f"write it as {example}")
-    if port is None:
-        return host, None
-    if not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
-        raise _fault("port", f"{port!r} is not a port", "write a number from 1 to 65535")
-    return host, int(port)
+def _parsed(make: Callable[[], T], code: str) -> T:
+    """What `make` makes; its ValueError (a sentence, and a hint) becomes a fault."""
+    try:
+        return make()
+    except ValueError as fault:
+        raise _fault(code, *fault.args) from None
 
 
 def _ssh(value: object) -> SshAddress:
-    text = _text(value, "ssh", "user@host.example.com").removeprefix("ssh://")
-    user, at, rest = text.rpartition("@")
-    if at and _USER.fullmatch(user) is None:
-        raise _fault("name", f"{user!r} is not a user name", "write ssh as user@host.example.com")
-    host, port = _host_port(rest, "an SSH address", "user@host.example.com:22")
-    return SshAddress(host, user or None, port)
+    text = _text(value, "ssh", "user@host.example.com")
+    return _parsed(lambda: SshAddress.parse(text), "name")
 
 
 def _endpoint(value: object) -> EndpointWords:
-    text = _text(value, "endpoint", "vpn.example.com or 192.0.2.1:51820")
-    return EndpointWords(*_host_port(text, "an endpoint", "vpn.example.com or 192.0.2.1:51820"))
+    example = "vpn.example.com or 192.0.2.1:51820"
+    text = _text(value, "endpoint", example)
+    return _parsed(lambda: EndpointWords(*host_port(text, "an endpoint", example)), "name")
 
 
 def _at(value: object) -> At:
@@ -88,7 +70,8 @@ def _at(value: object) -> At:
     endpoint = None
     if isinstance(value, dict) and len(value) == 1:
         (value, inner), *_ = value.items()
-        endpoint, port = _host_port(_text(inner, "the address at a place", "10.0.0.5"), "an address", "10.0.0.5")
+        text = _text(inner, "the address at a place", "10.0.0.5")
+        endpoint, port = _parsed(lambda: host_port(text, "an address", "10.0.0.5"), "name")
         if port is not None:
             raise _fault("port", "a private endpoint has the host's own port", f"write {endpoint}")
     place = _text(value, "at", "office, or {office: 10.0.0.5}")
@@ -97,18 +80,12 @@ def _at(value: object) -> At:
 
 def _net(value: object) -> ip.Net:
     text = _text(value, "a network", "192.168.20.0/24")
-    try:
-        return ip.parse_net(text)
-    except ValueError as fault:
-        raise _fault("cidr", *fault.args) from None
+    return _parsed(lambda: ip.parse_net(text), "cidr")
 
 
 def _addr(value: object) -> ip.Addr:
     text = _text(value, "an address", "10.20.0.1")
-    try:
-        return ip.parse_addr(text)
-    except ValueError as fault:
-        raise _fault("address", *fault.args) from None
+    return _parsed(lambda: ip.parse_addr(text), "address")
 
 
 def _label(noun: str) -> Callable[[object], str]:

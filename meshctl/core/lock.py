@@ -17,6 +17,7 @@ from typing import TypeVar
 from meshctl.core import ip, names, tree
 from meshctl.core.errors import Invalid, Problem, Where
 from meshctl.core.keys import PublicKey
+from meshctl.core.spec import SshAddress
 
 SCHEMA = 1
 HEADER = """\
@@ -161,7 +162,7 @@ class _Reader:
                     words["public_key"], what, "two hosts with one key can't be told apart; restore mesh.lock from git"
                 )
             found[name] = LockedHost(
-                ssh=self.text(words, value, "ssh", str),
+                ssh=self.text(words, value, "ssh", _ssh),
                 addresses=self.texts(words, "addresses", ip.parse_addr),
                 port=self.whole(words, value, "port"),
                 public_key=key,
@@ -228,6 +229,11 @@ def _mesh(text: str) -> str:
     if (fault := names.mesh_name_fault(text)) is not None:
         raise ValueError(fault)
     return text
+
+
+def _ssh(text: str) -> str:
+    """Checked here too: it ends on a command line, and a lock may come from anybody's branch."""
+    return str(SshAddress.parse(text))
 
 
 def _pin(text: str) -> str:

@@ -7,9 +7,11 @@ addresses, endpoint) are filled in by mesh.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from meshctl.core import ip, names
 from meshctl.core.errors import Where
 from meshctl.core.ip import Addr, Net
 
@@ -21,6 +23,32 @@ def pair(a: str, b: str) -> Pair:
     return (a, b) if a < b else (b, a)
 
 
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*\$?")
+
+
+def host_port(text: str, noun: str, example: str) -> tuple[str, int | None]:
+    """HOST, HOST:PORT, V6, [V6] or [V6]:PORT. ValueError holds a sentence and, as its second argument, a hint."""
+    bracket = re.fullmatch(r"\[([^\]]*)\](?::(\d+))?", text)
+    if bracket:
+        host, port = bracket[1], bracket[2]
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    else:
+        host, port = text, None
+    if ":" in host:
+        try:
+            ip.parse_addr(host)
+        except ValueError as fault:
+            raise ValueError(f"{noun} {text!r}: {fault.args[0]}", f"write it as {example}") from None
+    elif bracket or not names.is_host_name(host.removesuffix(".")):
+        raise ValueError(f"{text!r} is not {noun}", f"write it as {example}")
+    if port is None:
+        return host, None
+    if not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise ValueError(f"{port!r} is not a port", "write a number from 1 to 65535")
+    return host, int(port)
+
+
 @dataclass(frozen=True, slots=True)
 class SshAddress:
     """`[user@]host[:port]` as the user wrote it; `host` may be an alias of ssh_config."""
@@ -28,6 +56,18 @@ class SshAddress:
     host: str
     user: str | None = None
     port: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> SshAddress:
+        """The address in `text`. ValueError holds a sentence and, as its second argument, a hint.
+
+        Nothing passes that ssh could take for an option, or a shell or an ssh_config for more than a word.
+        """
+        user, at, rest = text.removeprefix("ssh://").rpartition("@")
+        if at and _USER.fullmatch(user) is None:
+            raise ValueError(f"{user!r} is not a user name", "write ssh as user@host.example.com")
+        host, port = host_port(rest, "an SSH address", "user@host.example.com:22")
+        return cls(host, user or None, port)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host

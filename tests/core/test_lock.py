@@ -83,6 +83,7 @@ GOOD = lock.format(world(THREE).lock)
     [
         ("schema: 1", "schema: 2", "schema 2"),
         ("schema: 1\n", "", "schema must be"),
+        ("root@a.example.com", "root@-oProxyCommand=x", "is not an SSH address"),
         ("mesh: prod", "mesh: Prod", "can't name a mesh"),
         ("next: 4", "next: x", "next must be"),
         ("psk_epoch: 1", "psk_epoch: -1", "psk_epoch must be"),

@@ -119,7 +119,7 @@ FAULTS = {
     "mesh: m\nhosts: {a: {nat: true}}\n": (2, 9, "missing", "ssh is missing", "add ssh:"),
     "mesh: m\nhosts: {a: r@-oProxyCommand=x}\n": (2, 12, "name", "is not an SSH address", "user@host"),
     "mesh: m\nhosts: {a: -oProxyCommand=x@a}\n": (2, 12, "name", "is not a user name", "user@host"),
-    "mesh: m\nhosts: {a: r@a:0}\n": (2, 12, "port", "'0' is not a port", "1 to 65535"),
+    "mesh: m\nhosts: {a: r@a:0}\n": (2, 12, "name", "'0' is not a port", "1 to 65535"),
     "mesh: m\nhosts: {a: r@10.0.0.300}\n": (2, 12, "name", "is not an SSH address", "user@host"),
     "mesh: m\nhosts: {a: {ssh: r@a, adress: x}}\n": (2, 23, "unknown-word", "adress", "did you mean address?"),
     "mesh: m\nhosts: {a: r@a}\nlnks: full\n": (3, 1, "unknown-word", "lnks", "did you mean links?"),
