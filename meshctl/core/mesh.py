@@ -7,7 +7,7 @@ them) is left out on both sides and said as a finding, so that no configuration 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
@@ -115,7 +115,7 @@ def resolve(
         raise Invalid(problems)
     shape = topology(spec)
     live = tuple(sorted(link for link in shape.links if endpoints.open(*link)))
-    reach = _reach(spec, shape, live)
+    reach = _reach(spec, shape, frozenset(live))
     hosts = {
         name: Host(
             name=name,
@@ -134,7 +134,7 @@ def resolve(
             ),
             mtu=host.mtu,
             nat=host.nat,
-            relay=name in shape.relays,
+            relay=name in shape.hubs,
             lan=host.lan,
             groups=host.groups,
             owner=host.owner,
@@ -261,13 +261,13 @@ class _Endpoints:
         return self._places.get(host.name, Place()).endpoint_host or host.ssh.host
 
 
-def _reach(spec: Spec, shape: Topology, live: tuple[Pair, ...]) -> dict[Pair, str | None]:
+def _reach(spec: Spec, shape: Topology, live: Collection[Pair]) -> dict[Pair, str | None]:
     reach: dict[Pair, str | None] = dict.fromkeys(live)
-    if shape.via is not None:
-        spokes = [name for name in sorted(spec.hosts) if pair(name, shape.via) in reach]
+    for hub in shape.hubs:
+        spokes = [name for name in sorted(spec.hosts) if pair(name, hub) in live]
         for i, a in enumerate(spokes):
             for b in spokes[i + 1 :]:
-                reach.setdefault((a, b), shape.via)
+                reach.setdefault((a, b), hub)
     return dict(sorted(reach.items()))
 
 

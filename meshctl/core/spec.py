@@ -114,7 +114,7 @@ class Full:
 
 @dataclass(frozen=True, slots=True)
 class Hub:
-    """Every host is linked with each hub; traffic between the others goes through the first one."""
+    """Every host is linked with each hub; traffic between the others goes through the first that both can use."""
 
     hubs: tuple[str, ...]
 

@@ -1,7 +1,7 @@
 """Topology: which hosts are linked, and through whom the others reach one another. Names only; no addresses, no keys.
 
 A link is a pair of hosts that are each other's peers. With hubs, every host is linked with each hub; what isn't linked
-goes through the first one. The other hubs are reached at their own addresses only, so that no two peers of a host
+goes through the first hub that both have a link with. Each pair has one such hub, so no two peers of a host ever
 claim the same destination.
 """
 
@@ -15,11 +15,10 @@ from meshctl.core.spec import Full, Hub, Pair, Spec, pair
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """`via` is the hub for pairs without a link of their own, or None; `relays` are the hubs."""
+    """`hubs` carry what has no link of its own, the first one first."""
 
     links: frozenset[Pair]
-    via: str | None = None
-    relays: frozenset[str] = frozenset()
+    hubs: tuple[str, ...] = ()
 
 
 def topology(spec: Spec) -> Topology:
@@ -29,7 +28,7 @@ def topology(spec: Spec) -> Topology:
             return Topology(frozenset(pair(a, b) for a in everybody for b in everybody if a < b))
         case Hub(hubs):
             links = frozenset(pair(hub, other) for hub in hubs for other in everybody if other != hub)
-            return Topology(links, hubs[0], frozenset(hubs))
+            return Topology(links, hubs)
         case lines:
             groups = spec.groups()
 

@@ -80,6 +80,15 @@ def test_a_hub_behind_nat_reaches_nobody_behind_nat() -> None:
     assert [f.hosts for f in made.findings] == [("h", "x")]
 
 
+def test_the_next_hub_stands_in_where_the_first_has_no_link() -> None:
+    nat = "{{ssh: r@{0}, nat: true}}"
+    hosts = f"g: r@g, h: {nat.format('h')}, x: {nat.format('x')}, y: {nat.format('y')}, z: r@z"
+    made = world(f"mesh: m\nhosts: {{{hosts}}}\nlinks: {{hub: [h, g]}}\n").mesh
+    assert made.reach["x", "y"] == "g"
+    assert made.reach["h", "x"] == "g"
+    assert made.findings == ()
+
+
 def test_links_are_what_the_lines_say() -> None:
     text = (
         "mesh: m\nhosts: {a: {ssh: r@a, groups: web}, b: {ssh: r@b, groups: web}, c: {ssh: r@c, groups: db}, d: r@d}\n"
