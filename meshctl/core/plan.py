@@ -195,7 +195,7 @@ def _preflight(bundle: Bundle, desired: PublicConf, report: Report, release: Rel
         carried = ", ".join(sorted(release.binaries))
         what = f"there is no meshd for its architecture {report.arch}"
         yield HostError(host, "arch", what, f"this meshctl carries {carried}; make build adds others")
-    if not report.tun:
+    if not report.tun and report.link != "ours":
         hint = "load it with modprobe tun, or give the container /dev/net/tun"
         yield HostError(host, "no-tun", "it has no /dev/net/tun", hint)
     if report.link == "foreign":
