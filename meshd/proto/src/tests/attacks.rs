@@ -98,6 +98,30 @@ fn every_changed_bit_is_noticed() {
 }
 
 #[test]
+fn a_forged_response_does_not_spoil_the_handshake() {
+    let mut world = World::pair(20);
+    world.weather.loss = 100;
+    world.talk(ALICE, BOB, 0);
+    world.arrive(world.seen[0].clone());
+    let response = world.seen[1].clone();
+    // Eve has seen the initiation's index and knows alice's public key, so she can make the right mac1.
+    let mut forged = response.clone();
+    forged.from = eve();
+    forged.bytes[20] ^= 1;
+    crate::cookie::Maker::new(&world.nodes[ALICE].key).stamp(&mut forged.bytes, world.now);
+    world.arrive(forged);
+    assert!(!world.status(ALICE, BOB).connected);
+    assert_eq!(
+        world.status(ALICE, BOB).trouble,
+        Some(Trouble::PresharedKeyMismatch)
+    );
+    world.arrive(response);
+    assert!(world.status(ALICE, BOB).connected);
+    let endpoint = world.status(ALICE, BOB).endpoint.unwrap();
+    assert_eq!(endpoint.remote, world.nodes[BOB].address);
+}
+
+#[test]
 fn datagrams_of_any_size_and_content_are_survived() {
     let mut world = connected(4);
     let sent = world.seen.len();
