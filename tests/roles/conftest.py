@@ -36,9 +36,9 @@ def collections() -> Path:
 
 @pytest.fixture(scope="session")
 def booted(collections: Path) -> Iterator[Fleet]:
-    """a and b with systemd, c without any init."""
+    """a is a machine, b a container with systemd, c has no init."""
     try:
-        yield hosts.up(FLEET, ["a", "b"], ["c"])
+        yield hosts.up(FLEET, "a", "b:container", "c:bare")
     finally:
         hosts.down(FLEET)
 
@@ -59,7 +59,7 @@ def clean(fleet: Fleet, *names: str) -> None:
     script = (shell / "common.sh").read_text() + (shell / "remove.sh").read_text()
     for host in fleet.hosts:
         for name in names or ("prod",):
-            host.run(f"set -- {name} {'none' if host.bare else 'systemd'}\n{script}", check=False)
+            host.run(f"set -- {name} {'none' if host.kind == hosts.BARE else 'systemd'}\n{script}", check=False)
 
 
 def same(now: list[str], before: list[str]) -> None:

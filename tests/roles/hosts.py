@@ -6,12 +6,13 @@ label, files below build/hosts/NAME), so `down` needs no memory of `up` and clea
 from the ranges for tests and documentation (198.18.0.0/15, 2001:db8::/32) and cannot meet those of a mesh. Host keys are
 read from the containers, never learned over the network.
 
-    hosts.py up NAME HOST... [--bare HOST...]   start; prints the folder with ssh_config, inventory.yml, id_ed25519
-    hosts.py reboot NAME [HOST...]              as a power cycle: /run and the network namespace are new
-    hosts.py down NAME                          take everything away
-    hosts.py image                              make the image only
+    hosts.py up NAME HOST[:KIND]...    start; prints the folder with ssh_config, inventory.yml, mesh.yaml, …
+    hosts.py reboot NAME [HOST...]     as a power cycle: /run and the network namespace are new
+    hosts.py down NAME                 take everything away
+    hosts.py image                     make the image only
 
-A *bare* host has no init: process 1 is sshd. Needs Linux, root and podman; no state of the machine is touched but podman's.
+A host is of one of three kinds. A *machine* boots systemd with shared mounts and a hosts file of its own, as computers do; a
+*container* boots it the way podman and docker do, without either; a *bare* host has no init, its process 1 is sshd. Needs Linux, root and podman; no state of the machine is touched but podman's.
 """
 
 import argparse
@@ -33,6 +34,13 @@ ROOT = Path(__file__).resolve().parents[2]
 STATE = ROOT / "build" / "hosts"
 BOOT_TIMEOUT = 60.0
 
+MACHINE, CONTAINER, BARE = "machine", "container", "bare"
+BOOT = {
+    MACHINE: (["--systemd=always", "--no-hosts"], "mount --make-rshared / && exec /sbin/init"),
+    CONTAINER: (["--systemd=always"], "exec /sbin/init"),
+    BARE: (["--systemd=false", "--tmpfs=/run"], "mkdir -p /run/sshd; ssh-keygen -A; exec /usr/sbin/sshd -D -e"),
+}
+
 
 @dataclass(frozen=True)
 class Host:
@@ -40,7 +48,7 @@ class Host:
     container: str
     address: str
     address6: str
-    bare: bool = False
+    kind: str = MACHINE
 
     def run(self, script: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """`script` as root inside the host by way of podman: for arranging and checking, never for what is under test."""
@@ -74,18 +82,20 @@ class Fleet:
             _wait_for_sshd(host)
 
 
-def plan(name: str, hosts: list[str], bare: list[str]) -> Fleet:
-    """Names and addresses of a fleet: a pure function of its arguments."""
+def plan(name: str, *hosts: str) -> Fleet:
+    """Names, addresses and kinds of a fleet, each host a NAME or NAME:KIND: a pure function of its arguments."""
     net, net6 = _subnets(name)
-    members = tuple(
-        Host(host, f"meshctl-{name}-{host}", f"{net}.{10 + i}", f"{net6}::{10 + i:x}", host in bare)
-        for i, host in enumerate([*hosts, *bare])
-    )
-    return Fleet(name, members)
+    members = []
+    for number, asked in enumerate(hosts, start=10):
+        host, _, kind = asked.partition(":")
+        if kind and kind not in BOOT:
+            raise ValueError(f"{asked}: a host is a {', '.join(BOOT)}")
+        members.append(Host(host, f"meshctl-{name}-{host}", f"{net}.{number}", f"{net6}::{number:x}", kind or MACHINE))
+    return Fleet(name, tuple(members))
 
 
-def up(name: str, hosts: list[str], bare: list[str] | None = None) -> Fleet:
-    fleet = plan(name, hosts, bare or [])
+def up(name: str, *hosts: str) -> Fleet:
+    fleet = plan(name, *hosts)
     down(name)
     tag = image.ensure(ROOT / "build")
     fleet.folder.mkdir(parents=True)
@@ -100,8 +110,8 @@ def up(name: str, hosts: list[str], bare: list[str] | None = None) -> Fleet:
         _start(fleet, host, tag)
     public = (fleet.folder / "id_ed25519.pub").read_text()
     for host in fleet.hosts:
-        host.run(_authorise(public))
         _wait_for_sshd(host)
+        host.run(_authorise(public))
     _write_access(fleet)
     return fleet
 
@@ -126,14 +136,12 @@ def missing() -> str | None:
 
 
 def _start(fleet: Fleet, host: Host, tag: str) -> None:
-    command = ["/bin/sh", "-c", "mkdir -p /run/sshd; ssh-keygen -A; exec /usr/sbin/sshd -D -e"] if host.bare else ["/sbin/init"]
-    _podman(
-        *_runtime(), "run", "--detach", "--name", host.container, "--hostname", host.name,
-        "--label", f"meshctl.fleet={fleet.name}", *_limits(), "--privileged",
-        f"--systemd={'false' if host.bare else 'always'}", "--tmpfs", "/run",
-        "--network", f"meshctl-{fleet.name}", "--ip", host.address, "--ip6", host.address6,
-        tag, *command,
-    )  # fmt: skip
+    options, command = BOOT[host.kind]
+    labels = ["--label", f"meshctl.fleet={fleet.name}", "--label", f"meshctl.kind={host.kind}"]
+    network = ["--network", f"meshctl-{fleet.name}", "--ip", host.address, "--ip6", host.address6]
+    names = ["--name", host.container, "--hostname", host.name]
+    run = [*_runtime(), "run", "--detach", "--privileged", *_limits(), *names, *labels, *network, *options]
+    _podman(*run, tag, "/bin/sh", "-c", command)
 
 
 def _runtime() -> list[str]:
@@ -180,7 +188,7 @@ def _wait_for_sshd(host: Host) -> None:
 
 
 def _write_access(fleet: Fleet) -> None:
-    """known_hosts, ssh_config and an Ansible inventory; a host is called by its name in all three."""
+    """known_hosts, ssh_config, an Ansible inventory and a mesh.yaml; a host is called by its name in all of them."""
     known, config, inventory = [], [], {}
     for host in fleet.hosts:
         host_key = host.run("cat /etc/ssh/ssh_host_ed25519_key.pub").stdout.split()
@@ -188,6 +196,8 @@ def _write_access(fleet: Fleet) -> None:
         config.append(f"Host {host.name}\n  HostName {host.address}\n")
         inventory[host.name] = {"ansible_host": host.address}
     folder = fleet.folder
+    members = "".join(f"  {host.name}: root@{host.address}\n" for host in fleet.hosts)
+    (folder / "mesh.yaml").write_text(f"mesh: prod\nhosts:\n{members}")
     (folder / "known_hosts").write_text("".join(known))
     options = f"  IdentityFile {folder}/id_ed25519\n  IdentitiesOnly yes\n  UserKnownHostsFile {folder}/known_hosts\n"
     options += "  StrictHostKeyChecking yes\n  User root\n"
@@ -219,8 +229,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     start = commands.add_parser("up")
     start.add_argument("name")
-    start.add_argument("hosts", nargs="*")
-    start.add_argument("--bare", nargs="*", default=[])
+    start.add_argument("hosts", nargs="+", metavar="HOST[:KIND]")
     restart = commands.add_parser("reboot")
     restart.add_argument("name")
     restart.add_argument("hosts", nargs="*")
@@ -231,7 +240,7 @@ def main() -> int:
         sys.stderr.write(f"hosts.py: {reason}\n")
         return 1
     if asked.command == "up":
-        sys.stdout.write(f"{up(asked.name, asked.hosts, asked.bare).folder}\n")
+        sys.stdout.write(f"{up(asked.name, *asked.hosts).folder}\n")
     elif asked.command == "reboot":
         found(asked.name).reboot(*asked.hosts)
     elif asked.command == "down":
@@ -249,8 +258,8 @@ def found(name: str) -> Fleet:
     for container in listed:
         full = container["Names"][0]
         settings = json.loads(_podman("inspect", full))[0]["NetworkSettings"]["Networks"][f"meshctl-{name}"]
-        bare = container["Command"][0] != "/sbin/init"
-        hosts.append(Host(full.removeprefix(prefix), full, settings["IPAddress"], settings["GlobalIPv6Address"], bare))
+        kind = container["Labels"]["meshctl.kind"]
+        hosts.append(Host(full.removeprefix(prefix), full, settings["IPAddress"], settings["GlobalIPv6Address"], kind))
     return Fleet(name, tuple(sorted(hosts, key=lambda host: host.name)))
 
 

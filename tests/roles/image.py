@@ -19,15 +19,14 @@ PASSWORD = "for-tests-only"
 
 SUITE = "bookworm"
 MIRROR = "http://deb.debian.org/debian"
-PACKAGES = (
-    "systemd,systemd-sysv,dbus,openssh-server,iproute2,iputils-ping,nftables,sudo,wireguard-tools,netcat-openbsd"
-)
+PACKAGES = "systemd,systemd-sysv,dbus,openssh-server,iproute2,iputils-ping,nftables,sudo,wireguard-tools,netcat-openbsd"
 
 SETUP = r"""
 set -eu
 apt-get clean
 rm -rf /var/lib/apt/lists/* /etc/ssh/ssh_host_*
 : > /etc/machine-id
+printf '127.0.0.1 localhost\n::1 localhost\n' > /etc/hosts
 
 for user in admin deputy guest; do
     useradd --create-home --shell /bin/sh "$user"

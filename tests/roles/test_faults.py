@@ -88,7 +88,9 @@ def test_a_user_without_sudo(fleet: Fleet, tmp_path: Path) -> None:
         assert played.error("a")["code"] == "no-sudo", played.output
     played = play(fleet, "site", tmp_path, "--limit", "a", ansible_user="guest")
     assert played.error("a")["code"] == "no-root", played.output
-    wrong = play(fleet, "site", tmp_path, "--limit", "a", ansible_user="deputy", ansible_become=True, ansible_become_password="x")
+    wrong = play(
+        fleet, "site", tmp_path, "--limit", "a", ansible_user="deputy", ansible_become=True, ansible_become_password="x"
+    )
     assert wrong.error("a")["code"] == "no-sudo", wrong.output
     same(listing(fleet["a"]), before)
 

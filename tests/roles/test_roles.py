@@ -26,7 +26,9 @@ def test_from_nothing_to_nothing(fleet: Fleet, tmp_path: Path) -> None:
     first = play(fleet, "site", tmp_path)
     assert first.exit == 0, first.output
     for host in fleet.hosts:
-        assert {"/usr/local/lib/meshd/0.1.0/meshd", "started", "staged", "switched", "confirmed"} <= set(first.changed(host.name))
+        assert {"/usr/local/lib/meshd/0.1.0/meshd", "started", "staged", "switched", "confirmed"} <= set(
+            first.changed(host.name)
+        )
         host.run("ping -c 1 -W 2 a && ping -c 1 -W 2 b && ping -c 1 -W 2 c && ping -6 -c 1 -W 2 a.prod")
         peers_alive(host, 2)
 
@@ -51,7 +53,11 @@ def test_check_mode_says_what_would_change_and_changes_nothing(fleet: Fleet, tmp
     assert checked.exit == 0, checked.output
     for host in fleet.hosts:
         same(listing(host), before[host.name])
-    private = [line for line in (tmp_path / "a" / "prod.conf").read_text().splitlines() if "Key = " in line and "Public" not in line]
+    private = [
+        line
+        for line in (tmp_path / "a" / "prod.conf").read_text().splitlines()
+        if "Key = " in line and "Public" not in line
+    ]
     assert private
     assert not any(line.partition(" = ")[2] in checked.output for line in private)
 

@@ -18,8 +18,6 @@ from ansible_collections.meshctl.mesh.plugins.plugin_utils.fault import Fault
 from ansible_collections.meshctl.mesh.plugins.plugin_utils.host import Host, Placed
 
 LIB = "/usr/local/lib/meshd"
-CREDENTIALS_SINCE = 247
-"""The systemd that has LoadCredential=."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def wanted(host: Host, bundle: Bundle, files: Path) -> tuple[File | Link, ...]:
         Link("/usr/local/bin/meshd", f"{LIB}/current/meshd"),
     ]
     if host.init == "systemd":
-        unit = "meshd@.service" if host.systemd >= CREDENTIALS_SINCE else "before-247/meshd@.service"
+        unit = "meshd@.service" if host.credentials else "without-credentials/meshd@.service"
         entries.append(File("/etc/systemd/system/meshd@.service", "0644", (files / unit).read_bytes()))
     elif host.init == "openrc":
         entries.append(File(f"/etc/init.d/meshd.{bundle.name}", "0755", (files / "meshd.openrc").read_bytes()))

@@ -29,8 +29,8 @@ class Host:
     arch: str
     init: str
     """systemd, openrc or none."""
-    systemd: int
-    """Version; 0 without systemd."""
+    credentials: bool
+    """Whether its systemd can hand a file to a service."""
     tun: bool
     manifest: Mapping[str, Any] | None
     files: Mapping[str, Placed]
@@ -80,7 +80,7 @@ def parse(text: str) -> Host:
             uid=int(said["uid"]),
             arch=said["arch"],
             init=said["init"],
-            systemd=int(said.get("systemd") or 0),
+            credentials=said.get("credentials") == "yes",
             tun=said["tun"] == "yes",
             manifest=_json(said["manifest"]),
             files=files,

@@ -21,6 +21,12 @@ init_system() {
     fi
 }
 
+# Whether systemd can hand a file to a service (LoadCredential=): since 247, and only where mounts are shared, as every systemd
+# makes them but one in a container: there the file gets lost on its way.
+credentials() { # VERSION
+    [ "${1:-0}" -ge 247 ] && sed -n 's/^[^ ]* [^ ]* [^ ]* [^ ]* \/ \(.*\) - .*/\1/p' /proc/1/mountinfo | grep -q shared:
+}
+
 # A link's digest is that of its target's text and its mode is "link"; neither follows the link.
 file_state() {
     if [ -L "$1" ]; then
@@ -86,7 +92,11 @@ say "arch $(uname -m)"
 say "kernel $(uname -r)"
 init=$(init_system)
 say "init $init"
-[ "$init" = systemd ] && say "systemd $(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')"
+if [ "$init" = systemd ]; then
+    version=$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
+    say "systemd $version"
+    if credentials "$version"; then say "credentials yes"; else say "credentials no"; fi
+fi
 # The test for a device comes first: <> would make a file where there is nothing.
 if [ -c /dev/net/tun ] && (: <> /dev/net/tun) 2> /dev/null; then say "tun yes"; else say "tun no"; fi
 say "binary $(readlink /usr/local/lib/meshd/current || say none)"
