@@ -45,9 +45,17 @@ impl NetDev {
     pub fn find(name: &str) -> Result<Self> {
         let netlink = Netlink::open()?;
         let link = netlink.link(name)?.ok_or_else(|| {
-            Error::new(format!("look up link {name}"), std::io::Error::from(ErrorKind::NotFound))
+            Error::new(
+                format!("look up link {name}"),
+                std::io::Error::from(ErrorKind::NotFound),
+            )
         })?;
-        Ok(Self { netlink, index: link.index, without_ipv6: BTreeSet::new(), forwarding: BTreeSet::new() })
+        Ok(Self {
+            netlink,
+            index: link.index,
+            without_ipv6: BTreeSet::new(),
+            forwarding: BTreeSet::new(),
+        })
     }
 
     /// Its number.
@@ -72,24 +80,46 @@ impl NetDev {
             .netlink
             .addresses(self.index)?
             .into_iter()
-            .map(|a| Cidr { addr: a.ip, prefix: a.prefix })
+            .map(|a| Cidr {
+                addr: a.ip,
+                prefix: a.prefix,
+            })
             .filter(|cidr| !is_local(cidr.addr))
             .collect();
         addresses.extend(&self.without_ipv6);
         let mut routes = BTreeSet::new();
         if let Some(table) = table {
             let found = self.netlink.routes(self.index, Some(table))?;
-            let ours = found.iter().filter(|r| r.protocol != PROTO_KERNEL && !is_local(r.network));
-            routes.extend(ours.map(|r| Route { table, network: Cidr { addr: r.network, prefix: r.prefix } }));
-            routes.extend(self.without_ipv6.iter().map(|network| Route { table, network: *network }));
+            let ours = found
+                .iter()
+                .filter(|r| r.protocol != PROTO_KERNEL && !is_local(r.network));
+            routes.extend(ours.map(|r| Route {
+                table,
+                network: Cidr {
+                    addr: r.network,
+                    prefix: r.prefix,
+                },
+            }));
+            routes.extend(self.without_ipv6.iter().map(|network| Route {
+                table,
+                network: *network,
+            }));
         }
         let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
-        Ok(Observed { mtu, up: link.up, addresses, routes })
+        Ok(Observed {
+            mtu,
+            up: link.up,
+            addresses,
+            routes,
+        })
     }
 
     /// Adds or removes an address.
     pub fn address(&mut self, put: Put, cidr: Cidr) -> Result<()> {
-        let address = IfAddress { ip: cidr.addr, prefix: cidr.prefix };
+        let address = IfAddress {
+            ip: cidr.addr,
+            prefix: cidr.prefix,
+        };
         let result = match put {
             Put::Add => self.netlink.add_address(self.index, address),
             Put::Remove => self.netlink.delete_address(self.index, address),
@@ -119,7 +149,9 @@ impl NetDev {
                 Ok(())
             }
             Put::Remove if self.without_ipv6.remove(&cidr) => Ok(()),
-            Put::Remove if error.kind() == ErrorKind::AddrNotAvailable || errno == libc::ESRCH => Ok(()),
+            Put::Remove if error.kind() == ErrorKind::AddrNotAvailable || errno == libc::ESRCH => {
+                Ok(())
+            }
             _ => Err(error),
         }
     }
@@ -141,7 +173,10 @@ impl NetDev {
             return Ok(());
         }
         let way = self.netlink.route_to(first_host(network), 0)?;
-        for index in [Some(self.index), way.map(|way| way.ifindex)].into_iter().flatten() {
+        for index in [Some(self.index), way.map(|way| way.ifindex)]
+            .into_iter()
+            .flatten()
+        {
             match put {
                 Put::Add => {
                     let was_on = self.netlink.require_link(index)?.forwarding_v4;
@@ -163,13 +198,18 @@ impl NetDev {
     /// The largest packet that goes unfragmented to `to` with this mark, in bytes, as far as this host knows; `None`
     /// when there is no way, or the way is through this link itself.
     pub fn mtu_towards(&self, to: IpAddr, mark: u32) -> Result<Option<u32>> {
-        let Some(way) = self.netlink.route_to(to, mark)? else { return Ok(None) };
+        let Some(way) = self.netlink.route_to(to, mark)? else {
+            return Ok(None);
+        };
         if way.ifindex == self.index {
             return Ok(None);
         }
         match way.mtu {
             Some(mtu) => Ok(Some(mtu)),
-            None => Ok(self.netlink.link_by_index(way.ifindex)?.map(|link| link.mtu)),
+            None => Ok(self
+                .netlink
+                .link_by_index(way.ifindex)?
+                .map(|link| link.mtu)),
         }
     }
 }

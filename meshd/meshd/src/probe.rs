@@ -99,8 +99,12 @@ impl ProbeMark {
             _ => return None,
         };
         let icmp = packet.get(header..header + ICMP_LEN)?;
-        let ours = icmp[0] == kind && icmp[4..6] == self.id.to_be_bytes() && icmp[8..] == self.magic;
-        ours.then(|| ProbeReply { from, sequence: u16::from_be_bytes([icmp[6], icmp[7]]) })
+        let ours =
+            icmp[0] == kind && icmp[4..6] == self.id.to_be_bytes() && icmp[8..] == self.magic;
+        ours.then(|| ProbeReply {
+            from,
+            sequence: u16::from_be_bytes([icmp[6], icmp[7]]),
+        })
     }
 }
 
@@ -122,7 +126,10 @@ fn checksum(parts: &[&[u8]]) -> u16 {
 mod tests {
     use super::*;
 
-    const MARK: ProbeMark = ProbeMark { id: 0xbeef, magic: *b"meshd-01" };
+    const MARK: ProbeMark = ProbeMark {
+        id: 0xbeef,
+        magic: *b"meshd-01",
+    };
 
     fn v4(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -131,9 +138,17 @@ mod tests {
     /// What a host answers.
     fn answer(request: &[u8]) -> Vec<u8> {
         let mut reply = request.to_vec();
-        let header = if reply[0] >> 4 == 4 { V4_HEADER } else { V6_HEADER };
+        let header = if reply[0] >> 4 == 4 {
+            V4_HEADER
+        } else {
+            V6_HEADER
+        };
         reply[header] = if header == V4_HEADER { 0 } else { 129 };
-        let (from, to, len) = if header == V4_HEADER { (12, 16, 4) } else { (8, 24, 16) };
+        let (from, to, len) = if header == V4_HEADER {
+            (12, 16, 4)
+        } else {
+            (8, 24, 16)
+        };
         for i in 0..len {
             reply.swap(from + i, to + i);
         }
@@ -146,14 +161,22 @@ mod tests {
         assert_eq!(checksum(&[&v4[..V4_HEADER]]), 0);
         assert_eq!(checksum(&[&v4[V4_HEADER..]]), 0);
         assert_eq!(v4.len(), 36);
-        let v6 = MARK.request("fd00::1".parse().unwrap(), "fd00::2".parse().unwrap(), 7).unwrap();
-        assert_eq!(checksum(&[&v6[8..40], &[0, 0, 0, 16, 0, 0, 0, 58], &v6[40..]]), 0);
+        let v6 = MARK
+            .request("fd00::1".parse().unwrap(), "fd00::2".parse().unwrap(), 7)
+            .unwrap();
+        assert_eq!(
+            checksum(&[&v6[8..40], &[0, 0, 0, 16, 0, 0, 0, 58], &v6[40..]]),
+            0
+        );
         assert_eq!(v6.len(), 56);
     }
 
     #[test]
     fn example_of_rfc_1071() {
-        assert_eq!(checksum(&[&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]]), !0xddf2);
+        assert_eq!(
+            checksum(&[&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]]),
+            !0xddf2
+        );
     }
 
     #[test]
@@ -162,8 +185,20 @@ mod tests {
             let request = MARK.request(v4(a), v4(b), 0x1234).unwrap();
             assert_eq!(MARK.reply(&request), None, "a request is no reply");
             let reply = answer(&request);
-            assert_eq!(MARK.reply(&reply), Some(ProbeReply { from: v4(b), sequence: 0x1234 }));
-            for other in [ProbeMark { id: 1, ..MARK }, ProbeMark { magic: [0; 8], ..MARK }] {
+            assert_eq!(
+                MARK.reply(&reply),
+                Some(ProbeReply {
+                    from: v4(b),
+                    sequence: 0x1234
+                })
+            );
+            for other in [
+                ProbeMark { id: 1, ..MARK },
+                ProbeMark {
+                    magic: [0; 8],
+                    ..MARK
+                },
+            ] {
                 assert_eq!(other.reply(&reply), None);
             }
             for cut in 0..reply.len() {

@@ -13,7 +13,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What a daemon is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Running {
+pub enum State {
     /// There is an interface.
     Running,
     /// There is a daemon, and by its configuration no interface.
@@ -32,7 +32,7 @@ pub struct Status {
     /// The mesh.
     pub name: String,
     /// What it is doing.
-    pub state: Running,
+    pub state: State,
     /// The link's name; null when there is none.
     pub interface: Option<String>,
     /// Base64.
@@ -96,7 +96,7 @@ pub struct Report {
     /// The mesh.
     pub name: String,
     /// What the daemon is doing.
-    pub state: Running,
+    pub state: State,
     /// Canonical text of NAME.conf.
     pub conf: String,
     /// Its SHA-256.
@@ -121,7 +121,7 @@ pub struct Report {
 
 impl Report {
     /// A report of the two texts; the rest is nothing.
-    pub fn new(name: &str, state: Running, conf: String, running: String) -> Self {
+    pub fn new(name: &str, state: State, conf: String, running: String) -> Self {
         Self {
             schema: SCHEMA,
             version: VERSION.to_owned(),
@@ -174,9 +174,16 @@ impl PeerStatus {
             None => "not probed",
         };
         let endpoint = self.endpoint.as_deref().unwrap_or("no endpoint");
-        let handshake = self.latest_handshake_s.map_or("never".to_owned(), |s| format!("{} ago", age(s)));
-        let rtt = self.rtt_ms.map_or(String::new(), |ms| format!(", round trip {ms:.2} ms"));
-        let reason = self.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+        let handshake = self
+            .latest_handshake_s
+            .map_or("never".to_owned(), |s| format!("{} ago", age(s)));
+        let rtt = self
+            .rtt_ms
+            .map_or(String::new(), |ms| format!(", round trip {ms:.2} ms"));
+        let reason = self
+            .reason
+            .as_ref()
+            .map_or(String::new(), |reason| format!(": {reason}"));
         format!("  {name}: {alive}{reason}, {endpoint}, handshake {handshake}{rtt}")
     }
 }

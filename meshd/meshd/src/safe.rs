@@ -131,11 +131,6 @@ impl Safe {
     pub fn switched_id(&self) -> Option<&str> {
         self.switched.as_ref().map(|switched| switched.id.as_str())
     }
-
-    /// What NAME.conf holds.
-    pub fn confirmed_id(&self) -> &str {
-        &self.confirmed
-    }
 }
 
 #[cfg(test)]
@@ -170,7 +165,7 @@ mod tests {
         assert_eq!(safe.may_confirm("new"), Ok(Confirm::Judge));
         safe.confirmed("new").unwrap();
         assert_eq!(
-            (safe.confirmed_id(), safe.deadline(), safe.staged_id()),
+            (safe.confirmed.as_str(), safe.deadline(), safe.staged_id()),
             ("new", None, None)
         );
         assert_eq!(safe.may_confirm("new"), Ok(Confirm::Already));
@@ -184,7 +179,7 @@ mod tests {
         assert!(safe.is_due(at(160)));
         safe.rolled_back();
         assert_eq!(
-            (safe.confirmed_id(), safe.deadline(), safe.staged_id()),
+            (safe.confirmed.as_str(), safe.deadline(), safe.staged_id()),
             ("old", None, Some("new"))
         );
         assert_eq!(safe.may_confirm("new"), Err(Refusal::NotSwitched));
@@ -220,7 +215,7 @@ mod tests {
         assert_eq!(safe.deadline(), Some(at(210)));
         assert_eq!(safe.may_confirm("new"), Err(Refusal::NotSwitched));
         safe.rolled_back();
-        assert_eq!(safe.confirmed_id(), "old");
+        assert_eq!(safe.confirmed.as_str(), "old");
     }
 
     #[test]

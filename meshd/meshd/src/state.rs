@@ -27,9 +27,20 @@ impl State {
     /// The state of mesh `name` in `$STATE_DIRECTORY` or /var/lib/meshd, and the label to start above.
     pub fn open(name: &str, wall: WallTime) -> (Self, Tai64n) {
         let path = crate::paths::label_mark(name);
-        let mark = fs::read(&path).ok().and_then(|bytes| bytes.try_into().ok()).map(Tai64n);
-        let start = mark.map_or(Tai64n::ZERO, |mark| start_above(mark, Tai64n::from_wall(wall)));
-        (Self { path, written: None }, start)
+        let mark = fs::read(&path)
+            .ok()
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(Tai64n);
+        let start = mark.map_or(Tai64n::ZERO, |mark| {
+            start_above(mark, Tai64n::from_wall(wall))
+        });
+        (
+            Self {
+                path,
+                written: None,
+            },
+            start,
+        )
     }
 
     /// Notes that labels up to `used` were given; writes when it is time. An error is worth a warning, no more.
@@ -42,7 +53,11 @@ impl State {
 
     /// Writes `used` for good, at the end.
     pub fn close(&mut self, used: Tai64n) -> io::Result<()> {
-        if used == Tai64n::ZERO || self.written == Some(used) { Ok(()) } else { self.write(used) }
+        if used == Tai64n::ZERO || self.written == Some(used) {
+            Ok(())
+        } else {
+            self.write(used)
+        }
     }
 
     fn write(&mut self, mark: Tai64n) -> io::Result<()> {
@@ -61,7 +76,11 @@ impl State {
 
 /// Where labels start when the file says `mark` and the clock says `now`.
 fn start_above(mark: Tai64n, now: Tai64n) -> Tai64n {
-    if now > mark { mark } else { later(mark) }
+    if now > mark {
+        mark
+    } else {
+        later(mark)
+    }
 }
 
 /// The label [`SLACK`] after `label`.
@@ -85,14 +104,20 @@ mod tests {
     #[test]
     fn a_clock_behind_the_file_starts_above_all_labels_that_may_have_been_used() {
         assert_eq!(start_above(label(1000), label(2000)), label(1000));
-        assert_eq!(start_above(label(100_000), label(5)), label(100_000 + SLACK));
+        assert_eq!(
+            start_above(label(100_000), label(5)),
+            label(100_000 + SLACK)
+        );
     }
 
     #[test]
     fn written_rarely_and_found_again() {
         let folder = std::env::temp_dir().join(format!("meshd-state-{}", std::process::id()));
         let path = folder.join("prod.tai64n");
-        let mut state = State { path: path.clone(), written: None };
+        let mut state = State {
+            path: path.clone(),
+            written: None,
+        };
         let on_disk = || Tai64n(fs::read(&path).unwrap().try_into().unwrap());
         state.note(label(10)).unwrap();
         assert_eq!(on_disk(), label(10));

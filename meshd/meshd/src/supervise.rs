@@ -34,18 +34,31 @@ pub fn start(name: &str) -> Outcome {
     if holder(name)?.is_some() {
         return Ok(());
     }
-    for folder in [pid_file.parent(), paths::log_file(name).parent()].into_iter().flatten() {
+    for folder in [pid_file.parent(), paths::log_file(name).parent()]
+        .into_iter()
+        .flatten()
+    {
         make_folder(folder)?;
     }
     let mut command = this_program(name)?;
     command.args(["supervise", name]);
-    let mut child = start_in_background(command, &paths::log_file(name)).map_err(|error| failure(name, error))?;
+    let mut child = start_in_background(command, &paths::log_file(name))
+        .map_err(|error| failure(name, error))?;
     let end = Instant::now() + PATIENCE;
     while UnixStream::connect(paths::control_socket(name)).is_err() {
         let died = matches!(child.try_wait(), Ok(Some(_)));
         if died || Instant::now() > end {
-            let why = if died { "the supervisor ended at once" } else { "the daemon doesn't come up" };
-            return Err(Failure::new(name, why, format!("see {}", paths::log_file(name).display())).into());
+            let why = if died {
+                "the supervisor ended at once"
+            } else {
+                "the daemon doesn't come up"
+            };
+            return Err(Failure::new(
+                name,
+                why,
+                format!("see {}", paths::log_file(name).display()),
+            )
+            .into());
         }
         sleep(LOOK);
     }
@@ -54,9 +67,13 @@ pub fn start(name: &str) -> Outcome {
 
 /// Ends the supervisor and the daemon; fine when there is none.
 pub fn stop(name: &str) -> Outcome {
-    let Some(pid) = holder(name)? else { return Ok(()) };
+    let Some(pid) = holder(name)? else {
+        return Ok(());
+    };
     if !terminate(pid, PATIENCE).map_err(|error| failure(name, error))? {
-        return Err(Failure::new(name, "the daemon does not end", format!("see `ps {pid}`")).into());
+        return Err(
+            Failure::new(name, "the daemon does not end", format!("see `ps {pid}`")).into(),
+        );
     }
     // The file without a holder means nothing; leave none behind.
     let _ = fs::remove_file(paths::pid_file(name));
@@ -76,14 +93,24 @@ pub fn supervise(name: &str) -> Outcome {
         let mut command = this_program(name)?;
         command.args(["run", name]);
         end_with_parent(&mut command);
-        let mut child = command.spawn().map_err(|error| Failure::new(name, error, ""))?;
+        let mut child = command
+            .spawn()
+            .map_err(|error| Failure::new(name, error, ""))?;
         if !watch(&signals, &mut child).map_err(fail)? {
             terminate(child.id(), PATIENCE).map_err(fail)?;
             return Ok(());
         }
-        wait = if started.elapsed() > WELL { QUICKEST } else { (wait * 2).min(SLOWEST) };
-        eprintln!("meshd: {name}: the daemon died, starting it again in {} ms", wait.as_millis());
-        let [told] = wait_readable([signals.as_fd()], Some(wait)).map_err(|error| Failure::new(name, error, ""))?;
+        wait = if started.elapsed() > WELL {
+            QUICKEST
+        } else {
+            (wait * 2).min(SLOWEST)
+        };
+        eprintln!(
+            "meshd: {name}: the daemon died, starting it again in {} ms",
+            wait.as_millis()
+        );
+        let [told] = wait_readable([signals.as_fd()], Some(wait))
+            .map_err(|error| Failure::new(name, error, ""))?;
         if told && next_is_end(&signals) {
             return Ok(());
         }
@@ -118,12 +145,14 @@ fn holder(name: &str) -> Result<Option<u32>, Failure> {
 }
 
 fn this_program(name: &str) -> Result<Command, Failure> {
-    let path = std::env::current_exe().map_err(|error| Failure::new(name, error, "is /proc mounted?"))?;
+    let path =
+        std::env::current_exe().map_err(|error| Failure::new(name, error, "is /proc mounted?"))?;
     Ok(Command::new(path))
 }
 
 fn make_folder(folder: &Path) -> Result<(), Failure> {
-    fs::create_dir_all(folder).map_err(|error| Failure::new(folder.display().to_string(), error, "run it as root"))
+    fs::create_dir_all(folder)
+        .map_err(|error| Failure::new(folder.display().to_string(), error, "run it as root"))
 }
 
 fn failure(name: &str, error: meshd_os::Error) -> Failure {

@@ -19,7 +19,14 @@ fn pair() -> Option<([Host; 2], Mesh)> {
         host.stage(NAME, &mesh.conf(n));
     }
     for (n, host) in (1..).zip(&both) {
-        host.meshd(&["switch", NAME, "--id", &sha256(&mesh.conf(n)), "--within", "60"]);
+        host.meshd(&[
+            "switch",
+            NAME,
+            "--id",
+            &sha256(&mesh.conf(n)),
+            "--within",
+            "60",
+        ]);
     }
     for (n, host) in (1..).zip(&both) {
         host.meshd(&["confirm", NAME, "--id", &sha256(&mesh.conf(n))]);
@@ -28,7 +35,9 @@ fn pair() -> Option<([Host; 2], Mesh)> {
 }
 
 fn handshake_age(host: &Host) -> f64 {
-    host.status(NAME)["peers"][0]["latest_handshake_s"].as_f64().expect("there was a handshake")
+    host.status(NAME)["peers"][0]["latest_handshake_s"]
+        .as_f64()
+        .expect("there was a handshake")
 }
 
 #[test]
@@ -40,14 +49,31 @@ fn first_install_comes_up_and_reports_no_drift() {
     for (n, host) in [(1, &a), (2, &b)] {
         let report = host.report(NAME);
         assert_eq!(report["running"], report["conf"]);
-        assert_eq!(report["running_sha256"], sha256(report["conf"].as_str().unwrap()));
-        assert_eq!((report["state"].as_str(), report["staged_id"].as_str(), report["switched_id"].as_str()), (Some("running"), None, None));
+        assert_eq!(
+            report["running_sha256"],
+            sha256(report["conf"].as_str().unwrap())
+        );
+        assert_eq!(
+            (
+                report["state"].as_str(),
+                report["staged_id"].as_str(),
+                report["switched_id"].as_str()
+            ),
+            (Some("running"), None, None)
+        );
         assert_eq!(host.sh("cat /etc/meshd/prod.conf"), mesh.conf(n));
-        assert_eq!(host.sh("stat -c %a /etc/meshd /etc/meshd/prod.conf"), "700\n600\n");
+        assert_eq!(
+            host.sh("stat -c %a /etc/meshd /etc/meshd/prod.conf"),
+            "700\n600\n"
+        );
     }
-    let status: serde_json::Value = serde_json::from_str(&a.meshd(&["ping", NAME, "--json"])).unwrap();
+    let status: serde_json::Value =
+        serde_json::from_str(&a.meshd(&["ping", NAME, "--json"])).unwrap();
     let peer = &status["peers"][0];
-    assert_eq!((peer["alive"].as_bool(), peer["name"].as_str()), (Some(true), Some("h2")));
+    assert_eq!(
+        (peer["alive"].as_bool(), peer["name"].as_str()),
+        (Some(true), Some("h2"))
+    );
     assert!(peer["rtt_ms"].as_f64().unwrap() > 0.0);
     assert_eq!(peer["loss"].as_f64(), Some(0.0));
     assert_eq!(status["mtu"], 1420);
@@ -55,11 +81,15 @@ fn first_install_comes_up_and_reports_no_drift() {
 
 #[test]
 fn a_live_change_keeps_sessions() {
-    let Some(([a, _b], mesh)) = pair() else { return };
+    let Some(([a, _b], mesh)) = pair() else {
+        return;
+    };
     sleep(Duration::from_millis(1100));
     let before = handshake_age(&a);
     let (_, stranger) = common::keys();
-    let changed = mesh.interface(1, "MTU = 1400\nAddress = 10.78.0.1/24\n").replace("51820", "51999")
+    let changed = mesh
+        .interface(1, "MTU = 1400\nAddress = 10.78.0.1/24\n")
+        .replace("51820", "51999")
         + &mesh.peer(2, "")
         + &format!("[Peer]\nPublicKey = {stranger}\nAllowedIPs = 10.80.0.0/16\n");
     a.apply(NAME, &changed);
@@ -72,12 +102,17 @@ fn a_live_change_keeps_sessions() {
     // And back again: what is no longer wanted goes.
     a.apply(NAME, &mesh.conf(1));
     assert!(handshake_age(&a) >= before);
-    assert_eq!(a.sh("ip route show 10.80.0.0/16; ip -4 addr show dev prod | grep -c 10.78 || true"), "0\n");
+    assert_eq!(
+        a.sh("ip route show 10.80.0.0/16; ip -4 addr show dev prod | grep -c 10.78 || true"),
+        "0\n"
+    );
 }
 
 #[test]
 fn unconfirmed_goes_back_by_itself() {
-    let Some(([a, _b], mesh)) = pair() else { return };
+    let Some(([a, _b], mesh)) = pair() else {
+        return;
+    };
     let before = a.report(NAME);
     let changed = mesh.interface(1, "MTU = 1300\n") + &mesh.peer(2, "");
     let id = a.stage(NAME, &changed);
@@ -86,8 +121,14 @@ fn unconfirmed_goes_back_by_itself() {
     assert_eq!(report["switched_id"].as_str(), Some(id.as_str()));
     assert!(report["rollback_in_s"].as_f64().unwrap() <= 1.0);
     assert_ne!(report["running"], before["running"]);
-    a.until("back", |host| host.report(NAME)["running"] == before["running"]);
-    assert_eq!(a.try_meshd(&["confirm", NAME, "--id", &id], "").0, 5, "too late");
+    a.until("back", |host| {
+        host.report(NAME)["running"] == before["running"]
+    });
+    assert_eq!(
+        a.try_meshd(&["confirm", NAME, "--id", &id], "").0,
+        5,
+        "too late"
+    );
     assert!(a.pings("10.77.0.2"));
 }
 
@@ -100,46 +141,97 @@ fn rollback_at_once_and_a_first_install_goes_back_to_absent() {
     a.meshd(&["switch", NAME, "--id", &id, "--within", "60"]);
     a.sh("ip link show prod");
     a.meshd(&["rollback", NAME]);
-    assert_eq!(a.sh("ip link show prod 2>&1 || true"), "Device \"prod\" does not exist.\n");
+    assert_eq!(
+        a.sh("ip link show prod 2>&1 || true"),
+        "Device \"prod\" does not exist.\n"
+    );
     let report = a.report(NAME);
-    assert_eq!((report["state"].as_str(), report["running"].as_str()), (Some("absent"), Some("")));
+    assert_eq!(
+        (report["state"].as_str(), report["running"].as_str()),
+        (Some("absent"), Some(""))
+    );
 }
 
 #[test]
 fn a_change_that_cuts_a_live_link_is_not_confirmed() {
-    let Some(([a, _b], mesh)) = pair() else { return };
-    let cut = mesh.interface(1, "") + &mesh.peer(2, "").replace("192.0.2.2", "192.0.2.77").replace("AllowedIPs", "PresharedKey = AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\nAllowedIPs");
+    let Some(([a, _b], mesh)) = pair() else {
+        return;
+    };
+    let cut = mesh.interface(1, "")
+        + &mesh.peer(2, "").replace("192.0.2.2", "192.0.2.77").replace(
+            "AllowedIPs",
+            "PresharedKey = AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\nAllowedIPs",
+        );
     // A fresh private key on our side: the other end knows nobody of it.
     let (stranger, _) = common::keys();
-    let own = mesh.interface(1, "").lines().find(|l| l.starts_with("PrivateKey")).unwrap().to_owned();
+    let own = mesh
+        .interface(1, "")
+        .lines()
+        .find(|l| l.starts_with("PrivateKey"))
+        .unwrap()
+        .to_owned();
     let cut = cut.replace(&own, &format!("PrivateKey = {stranger}"));
     let id = a.stage(NAME, &cut);
     a.meshd(&["switch", NAME, "--id", &id, "--within", "20"]);
-    let (code, out, err) = a.try_meshd(&["confirm", NAME, "--id", &id, "--wait", "2", "--json"], "");
+    let (code, out, err) =
+        a.try_meshd(&["confirm", NAME, "--id", &id, "--wait", "2", "--json"], "");
     assert_eq!(code, 1, "{err}");
-    assert!(err.contains("h2 was alive before the switch and is not now"), "{err}");
+    assert!(
+        err.contains("h2 was alive before the switch and is not now"),
+        "{err}"
+    );
     assert!(out.contains("\"confirmed\":false"), "{out}");
-    assert_eq!(a.sh("cat /etc/meshd/prod.conf"), mesh.conf(1), "nothing was confirmed");
+    assert_eq!(
+        a.sh("cat /etc/meshd/prod.conf"),
+        mesh.conf(1),
+        "nothing was confirmed"
+    );
     a.meshd(&["confirm", NAME, "--id", &id, "--wait", "1", "--force"]);
     assert_eq!(a.sh("cat /etc/meshd/prod.conf"), cut);
 }
 
 #[test]
 fn confirming_twice_is_fine_and_strangers_are_refused() {
-    let Some(([a, _b], mesh)) = pair() else { return };
+    let Some(([a, _b], mesh)) = pair() else {
+        return;
+    };
     a.meshd(&["confirm", NAME, "--id", &sha256(&mesh.conf(1))]);
-    assert_eq!(a.try_meshd(&["confirm", NAME, "--id", &"0".repeat(64)], "").0, 5);
-    assert_eq!(a.try_meshd(&["switch", NAME, "--id", &"0".repeat(64)], "").0, 5);
-    assert_eq!(a.try_meshd(&["stage", NAME, "--id", &"0".repeat(64)], "[Interface]\n").0, 3);
-    assert_eq!(a.try_meshd(&["stage", NAME, "--id", &sha256("[Interface]\n")], "[Interface]\n").0, 3);
+    assert_eq!(
+        a.try_meshd(&["confirm", NAME, "--id", &"0".repeat(64)], "")
+            .0,
+        5
+    );
+    assert_eq!(
+        a.try_meshd(&["switch", NAME, "--id", &"0".repeat(64)], "")
+            .0,
+        5
+    );
+    assert_eq!(
+        a.try_meshd(&["stage", NAME, "--id", &"0".repeat(64)], "[Interface]\n")
+            .0,
+        3
+    );
+    assert_eq!(
+        a.try_meshd(
+            &["stage", NAME, "--id", &sha256("[Interface]\n")],
+            "[Interface]\n"
+        )
+        .0,
+        3
+    );
     assert_eq!(a.try_meshd(&["status", "other"], "").0, 4);
 }
 
 #[test]
 fn killed_between_switch_and_confirm_starts_from_the_confirmed() {
-    let Some(([mut a, _b], mesh)) = pair() else { return };
+    let Some(([mut a, _b], mesh)) = pair() else {
+        return;
+    };
     let before = a.report(NAME)["running"].clone();
-    let id = a.stage(NAME, &(mesh.interface(1, "MTU = 1300\n") + &mesh.peer(2, "")));
+    let id = a.stage(
+        NAME,
+        &(mesh.interface(1, "MTU = 1300\n") + &mesh.peer(2, "")),
+    );
     a.meshd(&["switch", NAME, "--id", &id, "--within", "60"]);
     a.kill(0);
     assert_eq!(a.report(NAME)["state"].as_str(), Some("down"));
@@ -158,15 +250,24 @@ fn a_foreign_link_and_a_taken_port_are_refused_and_nothing_changes() {
     let mesh = Mesh::new(1);
     a.run(NAME);
     a.sh("ip link add prod type bridge");
-    let (code, _, err) = a.try_meshd(&["stage", NAME, "--id", &sha256(&mesh.conf(1))], &mesh.conf(1));
+    let (code, _, err) = a.try_meshd(
+        &["stage", NAME, "--id", &sha256(&mesh.conf(1))],
+        &mesh.conf(1),
+    );
     assert_eq!(code, 1);
     assert!(err.contains("another interface has that name"), "{err}");
     a.sh("test ! -e /etc/meshd/prod.next && ip link show prod | grep -q BROADCAST && ip link del prod");
 
     let squatter = a.spawn(common::MESHD, &["bare", "squat"]);
-    a.until("squatter", |host| host.sh("wg show interfaces 2>/dev/null || true").contains("squat"));
+    a.until("squatter", |host| {
+        host.sh("wg show interfaces 2>/dev/null || true")
+            .contains("squat")
+    });
     a.sh("wg set squat listen-port 51820");
-    let (code, _, err) = a.try_meshd(&["stage", NAME, "--id", &sha256(&mesh.conf(1))], &mesh.conf(1));
+    let (code, _, err) = a.try_meshd(
+        &["stage", NAME, "--id", &sha256(&mesh.conf(1))],
+        &mesh.conf(1),
+    );
     assert_eq!(code, 1);
     assert!(err.contains("UDP port 51820 is taken"), "{err}");
     a.terminate(squatter);
@@ -180,14 +281,30 @@ fn hosts_block_goes_in_and_out_to_the_byte() {
     let before = a.sh("cat /etc/hosts");
     let inode = a.sh("stat -c %i /etc/hosts");
     a.run(NAME);
-    a.apply(NAME, &mesh.interface(1, "Host = 10.77.0.1 h1 h1.prod\nHost = fd77::1 h1 h1.prod\n"));
-    assert!(a.sh("getent -s files hosts h1.prod || cat /etc/hosts").contains("h1"));
+    a.apply(
+        NAME,
+        &mesh.interface(
+            1,
+            "Host = 10.77.0.1 h1 h1.prod\nHost = fd77::1 h1 h1.prod\n",
+        ),
+    );
+    assert!(a
+        .sh("getent -s files hosts h1.prod || cat /etc/hosts")
+        .contains("h1"));
     let report = a.report(NAME);
     assert_eq!(report["running"], report["conf"]);
     // A hurt block is drift, and the next confirmation heals it.
     a.sh("sed -i 's/10.77.0.1 h1/10.77.0.9 h1/' /etc/hosts");
     assert_ne!(a.report(NAME)["running"], report["conf"]);
-    a.meshd(&["confirm", NAME, "--id", &sha256(&mesh.interface(1, "Host = 10.77.0.1 h1 h1.prod\nHost = fd77::1 h1 h1.prod\n"))]);
+    a.meshd(&[
+        "confirm",
+        NAME,
+        "--id",
+        &sha256(&mesh.interface(
+            1,
+            "Host = 10.77.0.1 h1 h1.prod\nHost = fd77::1 h1 h1.prod\n",
+        )),
+    ]);
     assert_eq!(a.report(NAME)["running"], report["conf"]);
     a.meshd(&["remove", NAME]);
     assert_eq!(a.sh("cat /etc/hosts"), before);
@@ -198,10 +315,15 @@ fn hosts_block_goes_in_and_out_to_the_byte() {
 
 #[test]
 fn what_is_changed_behind_our_back_shows_and_is_healed() {
-    let Some(([a, _b], mesh)) = pair() else { return };
+    let Some(([a, _b], mesh)) = pair() else {
+        return;
+    };
     let conf = a.report(NAME)["conf"].clone();
     let changes = [
-        format!("wg set prod peer {} persistent-keepalive 25", mesh.public(2)),
+        format!(
+            "wg set prod peer {} persistent-keepalive 25",
+            mesh.public(2)
+        ),
         format!("wg set prod peer {} endpoint 192.0.2.99:1", mesh.public(2)),
         format!("wg set prod peer {} remove", mesh.public(2)),
         "wg set prod listen-port 5555".to_owned(),
@@ -216,7 +338,9 @@ fn what_is_changed_behind_our_back_shows_and_is_healed() {
     ];
     for change in changes {
         a.sh(&change);
-        a.until(&format!("`{change}` shows"), |host| host.report(NAME)["running"] != conf);
+        a.until(&format!("`{change}` shows"), |host| {
+            host.report(NAME)["running"] != conf
+        });
         a.apply(NAME, &mesh.conf(1));
         assert_eq!(a.report(NAME)["running"], conf, "healed after `{change}`");
     }
@@ -225,11 +349,18 @@ fn what_is_changed_behind_our_back_shows_and_is_healed() {
 
 #[test]
 fn an_expired_peer_is_dropped_and_is_no_drift() {
-    let Some(([a, _b], mesh)) = pair() else { return };
+    let Some(([a, _b], mesh)) = pair() else {
+        return;
+    };
     let soon = a.sh("date -u -d '+3 seconds' +%Y-%m-%dT%H:%M:%SZ");
-    a.apply(NAME, &(mesh.interface(1, "") + &mesh.peer(2, &format!("Expires = {soon}"))));
+    a.apply(
+        NAME,
+        &(mesh.interface(1, "") + &mesh.peer(2, &format!("Expires = {soon}"))),
+    );
     assert!(a.pings("10.77.0.2"));
-    a.until("dropped", |host| host.status(NAME)["peers"].as_array().unwrap().is_empty());
+    a.until("dropped", |host| {
+        host.status(NAME)["peers"].as_array().unwrap().is_empty()
+    });
     let report = a.report(NAME);
     assert_eq!(report["running"], report["conf"]);
     assert!(report["conf"].as_str().unwrap().contains("Expires"));
@@ -237,10 +368,19 @@ fn an_expired_peer_is_dropped_and_is_no_drift() {
 
 #[test]
 fn stopping_takes_the_interface_away() {
-    let Some(([mut a, _b], _)) = pair() else { return };
+    let Some(([mut a, _b], _)) = pair() else {
+        return;
+    };
     assert_eq!(a.terminate(0), 0);
-    assert!(a.sh("ip link show prod 2>&1 || true").contains("does not exist"));
-    assert_eq!(a.sh("ls /run/meshd /run/wireguard"), "/run/meshd:\n\n/run/wireguard:\n");
+    assert!(a
+        .sh("ip link show prod 2>&1 || true")
+        .contains("does not exist"));
+    assert_eq!(
+        a.sh("ls /run/meshd /run/wireguard"),
+        "/run/meshd:\n\n/run/wireguard:\n"
+    );
     a.run(NAME);
-    assert!(a.pings("10.77.0.2"), "boot loads the confirmed configuration");
+    a.until("boot loads the confirmed configuration", |host| {
+        host.pings("10.77.0.2")
+    });
 }

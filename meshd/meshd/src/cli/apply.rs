@@ -31,13 +31,22 @@ pub const WAIT: Duration = Duration::from_secs(10);
 pub fn stage(options: &Options) -> Outcome {
     let bytes = read_stdin()?;
     if sha256(&bytes) != options.id {
-        let why = format!("the SHA-256 of what came in is {}, not {}", sha256(&bytes), options.id);
-        return Err(Failure::new("stage", why, "stage the bytes the id was made of").exit(Exit::BadConf).into());
+        let why = format!(
+            "the SHA-256 of what came in is {}, not {}",
+            sha256(&bytes),
+            options.id
+        );
+        return Err(
+            Failure::new("stage", why, "stage the bytes the id was made of")
+                .exit(Exit::BadConf)
+                .into(),
+        );
     }
     let mut client = Client::connect(&options.name)?;
     client.ask(&stage_request(&options.id, &bytes)?, Duration::ZERO)?;
     let path = paths::next(&options.name);
-    write_private(&path, &bytes).map_err(|error| Failure::new(path.display().to_string(), error, "run it as root").into())
+    write_private(&path, &bytes)
+        .map_err(|error| Failure::new(path.display().to_string(), error, "run it as root").into())
 }
 
 fn stage_request(id: &str, bytes: &[u8]) -> Result<Request, Vec<Failure>> {
@@ -47,32 +56,45 @@ fn stage_request(id: &str, bytes: &[u8]) -> Result<Request, Vec<Failure>> {
         Some(conf) => Some(private_key(conf)?.expose_base64()),
         None => None,
     };
-    Ok(Request::Stage { id: id.to_owned(), conf: String::from_utf8_lossy(bytes).into_owned(), key })
+    Ok(Request::Stage {
+        id: id.to_owned(),
+        conf: String::from_utf8_lossy(bytes).into_owned(),
+        key,
+    })
 }
 
 /// Has the daemon take the staged configuration live.
 pub fn switch(options: &Options) -> Outcome {
     let mut client = Client::connect(&options.name)?;
     let within_s = options.within.unwrap_or(WITHIN).as_secs_f64();
-    let request = Request::Switch { id: options.id.clone(), within_s };
+    let request = Request::Switch {
+        id: options.id.clone(),
+        within_s,
+    };
     let response = match client.ask(&request, Duration::ZERO) {
         // A daemon that was restarted since has forgotten what was staged; the file has not.
         Err(failures) if failures.iter().any(|f| f.exit == Exit::NothingToConfirm) => {
-            let Some(bytes) = staged(&options.name, &options.id) else { return Err(failures) };
+            let Some(bytes) = staged(&options.name, &options.id) else {
+                return Err(failures);
+            };
             client.ask(&stage_request(&options.id, &bytes)?, Duration::ZERO)?;
             client.ask(&request, Duration::ZERO)?
         }
         other => other?,
     };
     match response {
-        Response::Status(status) if options.json => print(&json!({"schema": 1, "links": status.peers}).to_string()),
+        Response::Status(status) if options.json => {
+            print(&json!({"schema": 1, "links": status.peers}).to_string())
+        }
         _ => Ok(()),
     }
 }
 
 /// NAME.next, if it is what `id` says.
 fn staged(name: &str, id: &str) -> Option<Vec<u8>> {
-    fs::read(paths::next(name)).ok().filter(|bytes| sha256(bytes) == id)
+    fs::read(paths::next(name))
+        .ok()
+        .filter(|bytes| sha256(bytes) == id)
 }
 
 /// Judges the links, makes NAME.next NAME.conf, writes the hosts block.
@@ -80,7 +102,11 @@ pub fn confirm(options: &Options) -> Outcome {
     let (name, id) = (&options.name, &options.id);
     let wait = options.wait.unwrap_or(WAIT);
     let mut client = Client::connect(name)?;
-    let request = Request::Judge { id: id.clone(), wait_s: wait.as_secs_f64(), force: options.force };
+    let request = Request::Judge {
+        id: id.clone(),
+        wait_s: wait.as_secs_f64(),
+        force: options.force,
+    };
     match client.ask(&request, wait)? {
         Response::Judged { status, dead } => {
             if !dead.is_empty() && !options.force {
@@ -89,9 +115,11 @@ pub fn confirm(options: &Options) -> Outcome {
             }
             let Some(bytes) = staged(name, id) else {
                 let path = paths::next(name).display().to_string();
-                return Err(Failure::new(path, "it is not what was staged", "stage it again")
-                    .exit(Exit::NothingToConfirm)
-                    .into());
+                return Err(
+                    Failure::new(path, "it is not what was staged", "stage it again")
+                        .exit(Exit::NothingToConfirm)
+                        .into(),
+                );
             };
             make_confirmed(name)?;
             client.ask(&Request::Confirmed { id: id.clone() }, Duration::ZERO)?;
@@ -101,7 +129,8 @@ pub fn confirm(options: &Options) -> Outcome {
         // Confirmed before; the hosts block may have been hurt since.
         _ => {
             let path = paths::conf(name);
-            let bytes = fs::read(&path).map_err(|error| Failure::new(path.display().to_string(), error, ""))?;
+            let bytes = fs::read(&path)
+                .map_err(|error| Failure::new(path.display().to_string(), error, ""))?;
             write_hosts(name, &bytes)?;
             if options.json {
                 return print(&json!({"schema": 1, "confirmed": true, "links": []}).to_string());
@@ -113,7 +142,9 @@ pub fn confirm(options: &Options) -> Outcome {
 
 fn show_confirmed(options: &Options, status: &Status, confirmed: bool) -> Outcome {
     if options.json {
-        return print(&json!({"schema": 1, "confirmed": confirmed, "links": status.peers}).to_string());
+        return print(
+            &json!({"schema": 1, "confirmed": confirmed, "links": status.peers}).to_string(),
+        );
     }
     Ok(())
 }
@@ -127,12 +158,18 @@ fn make_confirmed(name: &str) -> Result<(), Failure> {
 
 fn write_hosts(name: &str, conf: &[u8]) -> Result<(), Vec<Failure>> {
     let parsed = parse("conf", conf)?;
-    let lines: Vec<String> =
-        parsed.conf.iter().flat_map(|conf| &conf.interface.hosts).map(ToString::to_string).collect();
+    let lines: Vec<String> = parsed
+        .conf
+        .iter()
+        .flat_map(|conf| &conf.interface.hosts)
+        .map(ToString::to_string)
+        .collect();
     edit_hosts(|text| hosts::put(text, name, &lines)).map_err(Vec::from)
 }
 
-fn edit_hosts(edit: impl FnOnce(&[u8]) -> Result<Vec<u8>, hosts::BrokenBlock>) -> Result<(), Failure> {
+fn edit_hosts(
+    edit: impl FnOnce(&[u8]) -> Result<Vec<u8>, hosts::BrokenBlock>,
+) -> Result<(), Failure> {
     match hosts::rewrite(Path::new(paths::HOSTS), edit) {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(broken)) => Err(Failure::new(
@@ -146,7 +183,9 @@ fn edit_hosts(edit: impl FnOnce(&[u8]) -> Result<Vec<u8>, hosts::BrokenBlock>) -
 
 /// Back to the confirmed configuration.
 pub fn rollback(options: &Options) -> Outcome {
-    Client::connect(&options.name)?.ask(&Request::Rollback, Duration::ZERO).map(drop)
+    Client::connect(&options.name)?
+        .ask(&Request::Rollback, Duration::ZERO)
+        .map(drop)
 }
 
 /// Takes away the interface, the configuration and the hosts block, whether there is a daemon or not.
@@ -157,10 +196,16 @@ pub fn remove(options: &Options) -> Outcome {
         Err(failure) if failure.exit == Exit::NotRunning => {}
         Err(failure) => return Err(failure.into()),
     }
-    for path in [paths::conf(name), paths::next(name), paths::label_mark(name)] {
+    for path in [
+        paths::conf(name),
+        paths::next(name),
+        paths::label_mark(name),
+    ] {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(Failure::new(path.display().to_string(), error, "run it as root").into());
+                return Err(
+                    Failure::new(path.display().to_string(), error, "run it as root").into(),
+                );
             }
             _ => {}
         }
@@ -171,14 +216,21 @@ pub fn remove(options: &Options) -> Outcome {
 /// Writes a file of mode 0600, whole or not at all.
 fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if let Some(folder) = path.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)?;
     }
     let beside = path.with_extension("next.new");
     match fs::remove_file(&beside) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&beside)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
     if let Err(error) = written.and_then(|()| fs::rename(&beside, path)) {
         // The disk may be full: nothing half-written stays.

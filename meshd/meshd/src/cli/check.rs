@@ -74,7 +74,9 @@ pub fn private_key(conf: &Conf) -> Result<Secret, Failure> {
 /// The private key in a file: base64, white space around it ignored.
 pub fn private_key_file(path: &Path) -> Result<Secret, Failure> {
     let what = format!("PrivateKeyFile {}", path.display());
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::new(&what, error, "make one with `meshd genkey`").exit(Exit::BadConf))?;
-    Secret::parse(text.trim()).map_err(|fault| Failure::new(&what, fault.what, fault.hint).exit(Exit::BadConf))
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Failure::new(&what, error, "make one with `meshd genkey`").exit(Exit::BadConf)
+    })?;
+    Secret::parse(text.trim())
+        .map_err(|fault| Failure::new(&what, fault.what, fault.hint).exit(Exit::BadConf))
 }

@@ -28,17 +28,24 @@ impl Client {
                 format!("start it with `systemctl start meshd@{name}` or `meshd start {name}`"),
             )
             .exit(Exit::NotRunning),
-            ErrorKind::PermissionDenied => Failure::new(path.display().to_string(), error, "run it as root"),
+            ErrorKind::PermissionDenied => {
+                Failure::new(path.display().to_string(), error, "run it as root")
+            }
             _ => Failure::new(path.display().to_string(), error, ""),
         })?;
-        Ok(Self { name: name.to_owned(), stream: BufReader::new(stream) })
+        Ok(Self {
+            name: name.to_owned(),
+            stream: BufReader::new(stream),
+        })
     }
 
     /// Asks, and waits at most `wait` longer than answers usually take.
     pub fn ask(&mut self, request: &Request, wait: Duration) -> Result<Response, Vec<Failure>> {
         let response = self.exchange(request, wait).map_err(|error| {
             let why = match error.kind() {
-                ErrorKind::WouldBlock | ErrorKind::TimedOut => "the daemon does not answer".to_owned(),
+                ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                    "the daemon does not answer".to_owned()
+                }
                 ErrorKind::UnexpectedEof => "the daemon hung up".to_owned(),
                 _ => error.to_string(),
             };
@@ -58,7 +65,9 @@ impl Client {
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.write_all(&line)?;
         let mut answer = Vec::new();
-        (&mut self.stream).take(MAX_LINE as u64).read_until(b'\n', &mut answer)?;
+        (&mut self.stream)
+            .take(MAX_LINE as u64)
+            .read_until(b'\n', &mut answer)?;
         if answer.is_empty() {
             return Err(ErrorKind::UnexpectedEof.into());
         }

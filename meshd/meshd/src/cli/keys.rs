@@ -2,8 +2,8 @@
 
 use super::options::Options;
 use super::{print, Failure, Outcome};
-use crate::report::VERSION;
 use crate::conf::{Secret, ToBase64};
+use crate::report::VERSION;
 
 /// A new private key in base64.
 pub fn genkey(_: &Options) -> Outcome {

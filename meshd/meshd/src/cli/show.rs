@@ -9,10 +9,10 @@ use super::check::{parse, private_key};
 use super::client::Client;
 use super::options::Options;
 use super::{print, Exit, Failure, Outcome};
+use crate::conf::ToBase64;
 use crate::control::wire::{Request, Response};
 use crate::digest::sha256;
-use crate::report::{Report, Running};
-use crate::conf::ToBase64;
+use crate::report::{Report, State};
 use crate::{conf, paths};
 
 /// Vitals.
@@ -24,14 +24,22 @@ pub fn status(options: &Options) -> Outcome {
 /// Probes every link, then shows vitals.
 pub fn ping(options: &Options) -> Outcome {
     let wait = options.wait.unwrap_or(WAIT);
-    let request = Request::Ping { wait_s: wait.as_secs_f64() };
+    let request = Request::Ping {
+        wait_s: wait.as_secs_f64(),
+    };
     let response = Client::connect(&options.name)?.ask(&request, wait)?;
     show(options, &response)
 }
 
 fn show(options: &Options, response: &Response) -> Outcome {
-    let Response::Status(status) = response else { return Ok(()) };
-    if options.json { print(&to_json(status)?) } else { print(status.to_text().trim_end()) }
+    let Response::Status(status) = response else {
+        return Ok(());
+    };
+    if options.json {
+        print(&to_json(status)?)
+    } else {
+        print(status.to_text().trim_end())
+    }
 }
 
 /// What is configured, and what is so; without a daemon what NAME.conf says.
@@ -39,7 +47,14 @@ pub fn report(options: &Options) -> Outcome {
     let report = match Client::connect(&options.name) {
         Ok(mut client) => match client.ask(&Request::Report, Duration::ZERO)? {
             Response::Report(report) => *report,
-            _ => return Err(Failure::new("report", "the daemon answered something else", "is it another version?").into()),
+            _ => {
+                return Err(Failure::new(
+                    "report",
+                    "the daemon answered something else",
+                    "is it another version?",
+                )
+                .into())
+            }
         },
         Err(failure) if failure.exit == Exit::NotRunning => report_down(&options.name)?,
         Err(failure) => return Err(failure.into()),
@@ -52,13 +67,23 @@ fn report_down(name: &str) -> Result<Report, Vec<Failure>> {
     let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(Failure::new(path.display().to_string(), error, "run it as root").into()),
+        Err(error) => {
+            return Err(Failure::new(path.display().to_string(), error, "run it as root").into())
+        }
     };
     // A confirmed configuration was read once; if it can't be any more, the report says so by an empty text.
     let parsed = parse(&path.display().to_string(), &bytes);
     let conf = parsed.ok().and_then(|parsed| parsed.conf);
-    let key = conf.as_ref().and_then(|conf| private_key(conf).ok()).map(|key| key.public());
-    let mut report = Report::new(name, Running::Down, conf::canonical(conf.as_ref(), key), String::new());
+    let key = conf
+        .as_ref()
+        .and_then(|conf| private_key(conf).ok())
+        .map(|key| key.public());
+    let mut report = Report::new(
+        name,
+        State::Down,
+        conf::canonical(conf.as_ref(), key),
+        String::new(),
+    );
     report.staged_id = fs::read(paths::next(name)).ok().map(|bytes| sha256(&bytes));
     report.public_key = key.map(|key| key.to_base64());
     Ok(report)

@@ -52,7 +52,10 @@ pub fn canonical(conf: Option<&Conf>, file_key: Option<PublicKey>) -> String {
         let mut section = Section::new(&mut text, "Peer");
         section.value("Name", peer.name.as_ref());
         section.value("PublicKey", Some(peer.public_key.to_base64()));
-        section.value("NextPublicKey", peer.next_public_key.map(|key| key.to_base64()));
+        section.value(
+            "NextPublicKey",
+            peer.next_public_key.map(|key| key.to_base64()),
+        );
         section.value(
             "PresharedKey",
             peer.preshared_key.as_ref().map(|key| key.fingerprint()),

@@ -19,7 +19,9 @@ const HINT: &str = "a key is 32 bytes in base64: 43 characters and `=`";
 
 /// Reads a public key from base64.
 pub fn public_key(text: &str) -> Result<PublicKey, Fault> {
-    decode(text).map(PublicKey).ok_or_else(|| Fault::new(format!("`{text}` is not a key"), HINT))
+    decode(text)
+        .map(PublicKey)
+        .ok_or_else(|| Fault::new(format!("`{text}` is not a key"), HINT))
 }
 
 /// A key as people see it.

@@ -311,10 +311,10 @@ impl<'s, 'a, 'l> Reader<'s, 'a, 'l> {
     fn finish(self) {
         for pair in &self.section.pairs {
             let is = |known: &&str| known.eq_ignore_ascii_case(pair.key);
-            if self.known.iter().any(|known| is(known)) {
+            if self.known.iter().any(is) {
                 continue;
             }
-            let fault = if HOOKS.iter().any(|hook| is(hook)) {
+            let fault = if HOOKS.iter().any(is) {
                 Fault::new("meshd runs no hooks", "remove the line")
             } else {
                 Fault::new(

@@ -1,16 +1,19 @@
 //! A connection on one of the UNIX sockets: bytes collected until a request is whole, answers written as room allows.
 //!
-//! Nothing here waits, so that a client which stops reading or writing stops nobody else.
+//! Nothing here waits, so that a client which stops reading or writing stops nobody else. Requests and answers may hold
+//! keys: they are wiped when they are done with.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use zeroize::{Zeroize, Zeroizing};
+
 /// Both directions of a connection.
 pub struct Conversation {
     stream: UnixStream,
-    input: Vec<u8>,
-    output: Vec<u8>,
+    input: Zeroizing<Vec<u8>>,
+    output: Zeroizing<Vec<u8>>,
     written: usize,
     ended: bool,
 }
@@ -19,7 +22,13 @@ impl Conversation {
     /// Takes a connection over.
     pub fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, input: Vec::new(), output: Vec::new(), written: 0, ended: false })
+        Ok(Self {
+            stream,
+            input: Zeroizing::default(),
+            output: Zeroizing::default(),
+            written: 0,
+            ended: false,
+        })
     }
 
     /// Reads what has come, at most `limit` bytes in all. An error ends the conversation.
@@ -39,9 +48,9 @@ impl Conversation {
     }
 
     /// Takes the next whole request: `length` says how long the first one is.
-    pub fn next(&mut self, length: impl Fn(&[u8]) -> Option<usize>) -> Option<Vec<u8>> {
+    pub fn next(&mut self, length: impl Fn(&[u8]) -> Option<usize>) -> Option<Zeroizing<Vec<u8>>> {
         let len = length(&self.input)?.min(self.input.len());
-        let rest = self.input.split_off(len);
+        let rest = Zeroizing::new(self.input.split_off(len));
         Some(std::mem::replace(&mut self.input, rest))
     }
 
@@ -60,7 +69,7 @@ impl Conversation {
                 Err(error) => return Err(error),
             }
         }
-        self.output.clear();
+        self.output.zeroize();
         self.written = 0;
         Ok(false)
     }

@@ -78,7 +78,8 @@ impl Engine {
     /// An engine without interface. Blocks the signals it waits for, so call it before any thread is started.
     pub fn new() -> Result<Self> {
         let signals = Signals::new(&[libc::SIGTERM, libc::SIGINT])?;
-        let (poller, alarm, link_events) = (Poller::new()?, Alarm::new()?, LinkEvents::subscribe()?);
+        let (poller, alarm, link_events) =
+            (Poller::new()?, Alarm::new()?, LinkEvents::subscribe()?);
         poller.add(&alarm, ALARM)?;
         poller.add(&signals, SIGNALS)?;
         poller.add(&link_events, LINKS)?;
@@ -105,7 +106,9 @@ impl Engine {
 
     /// The greatest handshake label used so far.
     pub fn labels(&self) -> Tai64n {
-        let used = self.interface.as_ref().map_or(Tai64n::ZERO, |interface| interface.device.timestamp_high_water());
+        let used = self.interface.as_ref().map_or(Tai64n::ZERO, |interface| {
+            interface.device.timestamp_high_water()
+        });
         used.max(self.labels)
     }
 
@@ -151,7 +154,8 @@ impl Engine {
         if let Some(interface) = &self.interface {
             interface.outer.plane.send(&out.datagrams);
         }
-        self.happenings.extend(out.events.into_iter().map(Happening::Protocol));
+        self.happenings
+            .extend(out.events.into_iter().map(Happening::Protocol));
     }
 
     /// Waits until something happens that is the user's business; `deadline` is the user's own.
@@ -186,7 +190,10 @@ impl Engine {
     }
 
     fn wait(&mut self, deadline: Option<Time>) -> Result<()> {
-        let core = self.interface.as_ref().and_then(|interface| interface.device.next_timeout());
+        let core = self
+            .interface
+            .as_ref()
+            .and_then(|interface| interface.device.next_timeout());
         let next = [core, deadline, self.look_at].into_iter().flatten().min();
         self.alarm.set(next.map(|at| at.0))?;
         let mut ready = Vec::new();
@@ -215,16 +222,24 @@ impl Engine {
     fn read_link_events(&mut self) -> Result<()> {
         let mut routing = false;
         while let Some(event) = self.link_events.next()? {
-            let ours = self.interface.as_ref().map(|interface| interface.net.index());
+            let ours = self
+                .interface
+                .as_ref()
+                .map(|interface| interface.net.index());
             match event {
-                LinkEvent::Changed(link) if Some(link.index) == ours => self.link_is(link.up, link.mtu),
+                LinkEvent::Changed(link) if Some(link.index) == ours => {
+                    self.link_is(link.up, link.mtu)
+                }
                 LinkEvent::Deleted { index } if Some(index) == ours => self.link_gone(),
                 LinkEvent::Moved { index } if Some(index) == ours => {
                     self.look_at = Some(world::now().after(LOOK_INTERVAL));
                 }
                 LinkEvent::Lost => {
                     routing = true;
-                    let link = self.interface.as_ref().and_then(|interface| interface.net.link().ok());
+                    let link = self
+                        .interface
+                        .as_ref()
+                        .and_then(|interface| interface.net.link().ok());
                     match link {
                         Some(Some(link)) => self.link_is(link.up, link.mtu),
                         Some(None) if self.look_at.is_none() => self.look(),
@@ -254,7 +269,9 @@ impl Engine {
 
     /// Looks at a link that the kernel tells us nothing about.
     fn look(&mut self) {
-        let Some(interface) = &mut self.interface else { return };
+        let Some(interface) = &mut self.interface else {
+            return;
+        };
         match interface.outer.plane.link_up() {
             Some(up) => interface.device.set_link(&mut self.world.context(), up),
             None => self.link_gone(),
@@ -263,15 +280,23 @@ impl Engine {
 
     /// The packet threads want something.
     fn attend(&mut self) {
-        let Some(interface) = &mut self.interface else { return };
+        let Some(interface) = &mut self.interface else {
+            return;
+        };
         let notices = interface.outer.plane.take_notices();
         let mut waiting = notices.handshakes.len();
         for handshake in &notices.handshakes {
             waiting -= 1;
-            interface.device.receive(&mut self.world.context(), &handshake.bytes, handshake.from, waiting);
+            interface.device.receive(
+                &mut self.world.context(),
+                &handshake.bytes,
+                handshake.from,
+                waiting,
+            );
         }
         interface.device.attend(&mut self.world.context());
-        self.happenings.extend(notices.probes.into_iter().map(Happening::Probe));
+        self.happenings
+            .extend(notices.probes.into_iter().map(Happening::Probe));
         if notices.link_gone {
             self.link_gone();
         }
@@ -279,7 +304,9 @@ impl Engine {
 
     fn accept(&mut self) -> Result<()> {
         while let Some((stream, _)) = self.uapi.as_ref().map_or(Ok(None), Listener::accept)? {
-            let Ok(conversation) = Conversation::new(stream) else { continue };
+            let Ok(conversation) = Conversation::new(stream) else {
+                continue;
+            };
             self.next_token += 1;
             self.poller.add(conversation.as_fd(), self.next_token)?;
             self.conversations.insert(self.next_token, conversation);
@@ -289,7 +316,9 @@ impl Engine {
 
     /// Serves a connection of `wg`. Whatever is wrong with it ends it and nothing else.
     fn converse(&mut self, token: u64) {
-        let Some(conversation) = self.conversations.get_mut(&token) else { return };
+        let Some(conversation) = self.conversations.get_mut(&token) else {
+            return;
+        };
         let mut alive = conversation.receive(uapi::MAX_REQUEST).is_ok();
         while let Some(request) = conversation.next(uapi::request_len) {
             if let Some(interface) = &mut self.interface {
@@ -299,7 +328,10 @@ impl Engine {
         }
         match conversation.flush() {
             Ok(left) => {
-                alive &= self.poller.set_writable(conversation.as_fd(), token, left).is_ok();
+                alive &= self
+                    .poller
+                    .set_writable(conversation.as_fd(), token, left)
+                    .is_ok();
                 alive &= left || !conversation.ended();
             }
             Err(_) => alive = false,

@@ -10,7 +10,11 @@ use std::net::{IpAddr, SocketAddr};
 use meshd_os::tun::{Tun, TunError};
 use meshd_os::udp::UdpPair;
 use meshd_proto::uapi::{self, Operation, PeerOperation, Request};
-use meshd_proto::{Cidr as Network, Device, Endpoint as Place, PresharedKey, PrivateKey, PublicKey, Tai64n};
+use meshd_proto::{
+    Cidr as Network, Device, Endpoint as Place, PresharedKey, PrivateKey, PublicKey, Tai64n,
+};
+
+use zeroize::Zeroizing;
 
 use super::outer::Outer;
 use super::world::{self, World};
@@ -45,12 +49,15 @@ impl Interface {
     /// Makes the link, still down, with a socket on a port of the kernel's choice.
     pub fn create(name: &str, high_water: Tai64n) -> Result<Self, Failure> {
         let switches = Switches::from_env();
-        let tun = Tun::create(name, switches.tun_options()).map_err(|error| tun_failure(name, &error))?;
+        let tun =
+            Tun::create(name, switches.tun_options()).map_err(|error| tun_failure(name, &error))?;
         let net = NetDev::find(name).map_err(|error| failure(name, error))?;
-        let sockets = UdpPair::bind(&switches.udp_options(0, 0)).map_err(|error| failure(name, error))?;
+        let sockets =
+            UdpPair::bind(&switches.udp_options(0, 0)).map_err(|error| failure(name, error))?;
         let port = sockets.port;
         let device = Device::new(high_water);
-        let plane = Plane::start(tun, sockets, device.reader()).map_err(|error| failure(name, error))?;
+        let plane =
+            Plane::start(tun, sockets, device.reader()).map_err(|error| failure(name, error))?;
         Ok(Self {
             name: name.to_owned(),
             device,
@@ -67,14 +74,21 @@ impl Interface {
 
     /// What is so. `table` holds the routes that are ours. `None` when the link is gone or was renamed.
     pub fn observe(&self, table: Option<u32>) -> Result<Option<Setup>, Failure> {
-        let link = self.net.link().map_err(|error| failure(&self.name, error))?;
+        let link = self
+            .net
+            .link()
+            .map_err(|error| failure(&self.name, error))?;
         if link.is_none_or(|link| link.name != self.name) {
             return Ok(None);
         }
-        let seen = self.net.observe(table).map_err(|error| failure(&self.name, error))?;
+        let seen = self
+            .net
+            .observe(table)
+            .map_err(|error| failure(&self.name, error))?;
         let peers = self.device.peers(world::now()).into_iter().map(|peer| {
             let setup = PeerSetup {
-                preshared_key: (!peer.preshared_key.is_none()).then(|| Secret::new(*peer.preshared_key.expose())),
+                preshared_key: (!peer.preshared_key.is_none())
+                    .then(|| Secret::new(*peer.preshared_key.expose())),
                 allowed_ips: peer.allowed_ips.iter().map(from_network).collect(),
                 endpoint: self.endpoints.get(&peer.public_key).cloned(),
                 keepalive: peer.keepalive,
@@ -82,7 +96,10 @@ impl Interface {
             (peer.public_key, setup)
         });
         Ok(Some(Setup {
-            private_key: self.device.private_key().map(|key| Secret::new(*key.expose())),
+            private_key: self
+                .device
+                .private_key()
+                .map(|key| Secret::new(*key.expose())),
             listen_port: Some(self.outer.port()),
             fwmark: self.outer.mark(),
             mtu: seen.mtu,
@@ -100,21 +117,25 @@ impl Interface {
         let done = match step {
             Step::Create | Step::Destroy => Ok(()),
             Step::PrivateKey(Change { to, .. }) => {
-                self.device.set_private_key(to.as_ref().map(|key| PrivateKey::new(*key.expose())));
+                self.device
+                    .set_private_key(to.as_ref().map(|key| PrivateKey::new(*key.expose())));
                 Ok(())
             }
             Step::ListenPort(Change { to, .. }) => {
                 let port = to.unwrap_or(0);
                 match self.outer.set_port(port) {
-                    Err(error) if error.kind() == ErrorKind::AddrInUse => return Err(port_taken(&self.name, port)),
+                    Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                        return Err(port_taken(&self.name, port))
+                    }
                     other => other,
                 }
             }
             Step::FwMark(Change { to, .. }) => self.outer.set_mark(*to),
             Step::Mtu(Change { to, .. }) => self.set_mtu(*to),
-            Step::Up(Change { to, .. }) => {
-                self.net.set_up(*to).map(|()| self.device.set_link(&mut world.context(), *to))
-            }
+            Step::Up(Change { to, .. }) => self
+                .net
+                .set_up(*to)
+                .map(|()| self.device.set_link(&mut world.context(), *to)),
             Step::Relay(Change { to, .. }) => {
                 self.relay = *to;
                 self.outer.plane.set_relay(*to);
@@ -141,7 +162,12 @@ impl Interface {
         done.map_err(|error| failure(&self.name, error))
     }
 
-    fn apply_peer(&mut self, world: &mut World, key: &PublicKey, change: &Change<Option<PeerSetup>>) {
+    fn apply_peer(
+        &mut self,
+        world: &mut World,
+        key: &PublicKey,
+        change: &Change<Option<PeerSetup>>,
+    ) {
         let Some(to) = &change.to else {
             self.device.remove_peer(key);
             self.endpoints.remove(key);
@@ -157,7 +183,10 @@ impl Interface {
             device.upsert_peer(key);
             // The one error these have is a peer that isn't there: our own key, which `conf` refuses.
             if from.preshared_key != to.preshared_key {
-                let preshared = to.preshared_key.as_ref().map_or([0; 32], |secret| *secret.expose());
+                let preshared = to
+                    .preshared_key
+                    .as_ref()
+                    .map_or([0; 32], |secret| *secret.expose());
                 let _ = device.set_preshared_key(key, PresharedKey::new(preshared));
             }
             if from.allowed_ips != to.allowed_ips {
@@ -197,7 +226,11 @@ impl Interface {
     /// The MTU that fits the routes to all endpoints that are known: the lowest less 80 bytes (IPv6 40, UDP 8, WireGuard
     /// 32), never below 1280, where the kernel would delete the link's IPv6 addresses; 1420 when no endpoint is known.
     pub fn automatic_mtu(&self, more: impl IntoIterator<Item = SocketAddr>) -> u16 {
-        let known = self.device.peers(world::now()).into_iter().filter_map(|peer| Some(peer.endpoint?.remote));
+        let known = self
+            .device
+            .peers(world::now())
+            .into_iter()
+            .filter_map(|peer| Some(peer.endpoint?.remote));
         let mut lowest: Option<u32> = None;
         for at in known.chain(more) {
             // A route that can't be looked up tells nothing.
@@ -211,7 +244,9 @@ impl Interface {
     /// The addresses of the link; none when they can't be read.
     pub fn own_addresses(&self) -> Vec<IpAddr> {
         let seen = self.net.observe(None);
-        seen.map_or(Vec::new(), |seen| seen.addresses.iter().map(|cidr| cidr.addr).collect())
+        seen.map_or(Vec::new(), |seen| {
+            seen.addresses.iter().map(|cidr| cidr.addr).collect()
+        })
     }
 
     /// Takes the link away and puts back what was changed beside it.
@@ -224,12 +259,17 @@ impl Interface {
     }
 
     /// Answers a UAPI request, and remembers what it says about endpoints.
-    pub fn uapi(&mut self, world: &mut World, request: &[u8]) -> Vec<u8> {
+    pub fn uapi(&mut self, world: &mut World, request: &[u8]) -> Zeroizing<Vec<u8>> {
         let operations = match uapi::parse(request) {
             Ok(Request::Set(operations)) => operations,
             _ => Vec::new(),
         };
-        let answer = uapi::handle(&mut self.device, &mut world.context(), &mut self.outer, request);
+        let answer = uapi::handle(
+            &mut self.device,
+            &mut world.context(),
+            &mut self.outer,
+            request,
+        );
         for operation in operations {
             match operation {
                 Operation::ReplacePeers => self.endpoints.clear(),
@@ -244,7 +284,8 @@ impl Interface {
             }
         }
         let device = &self.device;
-        self.endpoints.retain(|key, _| device.shared_peer(key).is_some());
+        self.endpoints
+            .retain(|key, _| device.shared_peer(key).is_some());
         answer
     }
 }
@@ -258,7 +299,10 @@ pub fn literal(endpoint: &Endpoint) -> Option<SocketAddr> {
 }
 
 fn from_socket(at: SocketAddr) -> Endpoint {
-    Endpoint { host: Host::Addr(at.ip()), port: at.port() }
+    Endpoint {
+        host: Host::Addr(at.ip()),
+        port: at.port(),
+    }
 }
 
 fn to_network(cidr: &Cidr) -> Option<Network> {
@@ -266,7 +310,10 @@ fn to_network(cidr: &Cidr) -> Option<Network> {
 }
 
 fn from_network(network: &Network) -> Cidr {
-    Cidr { addr: network.address(), prefix: network.prefix() }
+    Cidr {
+        addr: network.address(),
+        prefix: network.prefix(),
+    }
 }
 
 /// A failure of the interface `name`.

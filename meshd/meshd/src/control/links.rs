@@ -12,8 +12,11 @@ use std::time::Duration;
 use meshd_proto::{PublicKey, Time};
 
 /// When the second, third, … echo is sent, after the round's beginning; then every [`STEADY`].
-const SCHEDULE: [Duration; 3] =
-    [Duration::from_millis(200), Duration::from_millis(600), Duration::from_millis(1400)];
+const SCHEDULE: [Duration; 3] = [
+    Duration::from_millis(200),
+    Duration::from_millis(600),
+    Duration::from_millis(1400),
+];
 const STEADY: Duration = Duration::from_secs(1);
 
 /// The echo with this number comes with a handshake: the peer may be alive and answer no pings.
@@ -85,21 +88,38 @@ impl Target {
 
 impl Links {
     /// Begins a round of at most `wait`; one that runs is begun anew and lasts at least as long as it would have.
-    pub fn begin(&mut self, now: Time, wait: Duration, peers: impl IntoIterator<Item = (PublicKey, Option<IpAddr>)>) {
+    pub fn begin(
+        &mut self,
+        now: Time,
+        wait: Duration,
+        peers: impl IntoIterator<Item = (PublicKey, Option<IpAddr>)>,
+    ) {
         let running = self.round.as_ref().map_or(now, |round| round.deadline);
-        let target = |to| Target { to, echoes: Vec::new(), sent: 0, answered: 0, alive: false, rtt: None };
+        let target = |to| Target {
+            to,
+            echoes: Vec::new(),
+            sent: 0,
+            answered: 0,
+            alive: false,
+            rtt: None,
+        };
         self.round = Some(Round {
             started: now,
             deadline: now.after(wait).max(running),
             next: now,
             sent: 0,
-            targets: peers.into_iter().map(|(key, to)| (key, target(to))).collect(),
+            targets: peers
+                .into_iter()
+                .map(|(key, to)| (key, target(to)))
+                .collect(),
         });
     }
 
     /// When [`Links::due`] wants to be called; `None`: nothing runs.
     pub fn next_timeout(&self) -> Option<Time> {
-        self.round.as_ref().map(|round| round.next.min(round.deadline))
+        self.round
+            .as_ref()
+            .map(|round| round.next.min(round.deadline))
     }
 
     /// When the round that runs began.
@@ -109,7 +129,9 @@ impl Links {
 
     /// What is to be sent now. Ends the round when its time is over or nothing more is to be learned.
     pub fn due(&mut self, now: Time) -> Vec<Ask> {
-        let Some(round) = &mut self.round else { return Vec::new() };
+        let Some(round) = &mut self.round else {
+            return Vec::new();
+        };
         if now >= round.deadline || round.targets.values().all(Target::done) {
             self.finish(now);
             return Vec::new();
@@ -118,15 +140,25 @@ impl Links {
             return Vec::new();
         }
         let mut asks = Vec::new();
-        for (key, target) in round.targets.iter_mut().filter(|(_, target)| !target.done()) {
+        for (key, target) in round
+            .targets
+            .iter_mut()
+            .filter(|(_, target)| !target.done())
+        {
             if let Some(to) = target.to {
                 self.sequence = self.sequence.wrapping_add(1);
                 target.echoes.push((self.sequence, now));
                 target.sent += 1;
-                asks.push(Ask::Echo { key: *key, to, sequence: self.sequence });
+                asks.push(Ask::Echo {
+                    key: *key,
+                    to,
+                    sequence: self.sequence,
+                });
             }
             // Without an address to ping there is nothing but the handshake.
-            if !target.alive && (round.sent == SHAKE_WITH || (round.sent == 0 && target.to.is_none())) {
+            if !target.alive
+                && (round.sent == SHAKE_WITH || (round.sent == 0 && target.to.is_none()))
+            {
                 asks.push(Ask::Shake(*key));
             }
         }
@@ -142,7 +174,11 @@ impl Links {
     /// An echo came back at `at`.
     pub fn answered(&mut self, at: Time, from: IpAddr, sequence: u16) {
         let Some(round) = &mut self.round else { return };
-        for target in round.targets.values_mut().filter(|target| target.to == Some(from)) {
+        for target in round
+            .targets
+            .values_mut()
+            .filter(|target| target.to == Some(from))
+        {
             target.alive = true;
             target.answered += 1;
             if let Some((_, sent)) = target.echoes.iter().find(|(number, _)| *number == sequence) {
@@ -176,13 +212,18 @@ impl Links {
     pub fn settled<'a>(&self, keys: impl IntoIterator<Item = &'a PublicKey>) -> bool {
         match &self.round {
             None => true,
-            Some(round) => keys.into_iter().all(|key| round.targets.get(key).is_none_or(Target::done)),
+            Some(round) => keys
+                .into_iter()
+                .all(|key| round.targets.get(key).is_none_or(Target::done)),
         }
     }
 
     /// What the last round said of a peer, or the running one already says.
     pub fn vitals(&self, key: &PublicKey) -> Option<Vitals> {
-        let target = self.round.as_ref().and_then(|round| Some((round.started, round.targets.get(key)?)));
+        let target = self
+            .round
+            .as_ref()
+            .and_then(|round| Some((round.started, round.targets.get(key)?)));
         match target {
             Some((at, target)) if target.alive => Some(target.vitals(at)),
             _ => self.vitals.get(key).copied(),
@@ -211,7 +252,12 @@ impl Target {
     fn vitals(&self, at: Time) -> Vitals {
         let lost = self.sent.saturating_sub(self.answered);
         let loss = (self.sent > 0).then(|| f64::from(lost) / f64::from(self.sent));
-        Vitals { alive: self.alive, at, rtt: self.rtt, loss }
+        Vitals {
+            alive: self.alive,
+            at,
+            rtt: self.rtt,
+            loss,
+        }
     }
 }
 
@@ -241,14 +287,27 @@ mod tests {
     fn an_answered_echo_is_a_round_trip() {
         let mut links = begun();
         let asks = links.due(ms(0));
-        assert_eq!(asks, [Ask::Echo { key: A, to: ip("10.0.0.1"), sequence: 1 }, Ask::Shake(B)]);
+        assert_eq!(
+            asks,
+            [
+                Ask::Echo {
+                    key: A,
+                    to: ip("10.0.0.1"),
+                    sequence: 1
+                },
+                Ask::Shake(B)
+            ]
+        );
         links.answered(ms(7), ip("10.0.0.1"), 1);
         links.established(ms(8), &B);
         assert!(links.settled([&A, &B]));
         assert_eq!(links.due(ms(8)), []);
         assert_eq!(links.next_timeout(), None, "the round is over");
         let a = links.vitals(&A).unwrap();
-        assert_eq!((a.alive, a.rtt, a.loss), (true, Some(Duration::from_millis(7)), Some(0.0)));
+        assert_eq!(
+            (a.alive, a.rtt, a.loss),
+            (true, Some(Duration::from_millis(7)), Some(0.0))
+        );
         let b = links.vitals(&B).unwrap();
         assert_eq!((b.alive, b.rtt, b.loss), (true, None, None));
     }
@@ -264,9 +323,17 @@ mod tests {
             assert!(links.vitals(&A).is_none_or(|v| !v.alive));
         }
         assert_eq!(now, ms(10_000));
-        assert_eq!(asks.iter().filter(|ask| matches!(ask, Ask::Shake(k) if *k == A)).count(), 1);
+        assert_eq!(
+            asks.iter()
+                .filter(|ask| matches!(ask, Ask::Shake(k) if *k == A))
+                .count(),
+            1
+        );
         let vitals = links.vitals(&A).unwrap();
-        assert_eq!((vitals.alive, vitals.rtt, vitals.loss), (false, None, Some(1.0)));
+        assert_eq!(
+            (vitals.alive, vitals.rtt, vitals.loss),
+            (false, None, Some(1.0))
+        );
     }
 
     #[test]
@@ -294,7 +361,10 @@ mod tests {
         links.answered(ms(95), ip("10.0.0.1"), 2);
         links.finish(ms(96));
         let vitals = links.vitals(&A).unwrap();
-        assert_eq!((vitals.rtt, vitals.loss), (Some(Duration::from_millis(5)), Some(0.0)));
+        assert_eq!(
+            (vitals.rtt, vitals.loss),
+            (Some(Duration::from_millis(5)), Some(0.0))
+        );
     }
 
     #[test]

@@ -12,17 +12,31 @@ use meshd_os::udp::{UdpOptions, UdpPair};
 
 /// Whether `loaded` could be taken live as far as can be told beforehand: nobody else has the link's name or the port.
 pub fn check(engine: &Engine, name: &str, loaded: &Loaded) -> Result<(), Failure> {
-    let Some(conf) = &loaded.conf else { return Ok(()) };
+    let Some(conf) = &loaded.conf else {
+        return Ok(());
+    };
     if engine.interface.is_none() {
         let fail = |error| failure(name, error);
-        if Netlink::open().map_err(fail)?.link(name).map_err(fail)?.is_some() {
+        if Netlink::open()
+            .map_err(fail)?
+            .link(name)
+            .map_err(fail)?
+            .is_some()
+        {
             return Err(foreign_link(name));
         }
     }
     let port = conf.interface.listen_port;
-    let current = engine.interface.as_ref().map(|interface| interface.outer.port());
+    let current = engine
+        .interface
+        .as_ref()
+        .map(|interface| interface.outer.port());
     if port != 0 && current != Some(port) {
-        UdpPair::bind(&UdpOptions { port, ..UdpOptions::default() }).map_err(|error| match error.kind() {
+        UdpPair::bind(&UdpOptions {
+            port,
+            ..UdpOptions::default()
+        })
+        .map_err(|error| match error.kind() {
             std::io::ErrorKind::AddrInUse => port_taken(name, port),
             _ => failure(name, error),
         })?;
@@ -32,14 +46,25 @@ pub fn check(engine: &Engine, name: &str, loaded: &Loaded) -> Result<(), Failure
 
 /// Makes what is so into what `loaded` wants. On failure everything is as before, as far as the kernel lets us.
 pub fn take(engine: &mut Engine, name: &str, loaded: &Loaded) -> Result<(), Failure> {
-    let table = loaded.conf.as_ref().map_or(Table::Auto, |conf| conf.interface.table);
+    let table = loaded
+        .conf
+        .as_ref()
+        .map_or(Table::Auto, |conf| conf.interface.table);
     let mut found = None;
     if let Some(interface) = &mut engine.interface {
         // The routes to be taken away may be in another table than those to come.
         let old = interface.routes_in;
         found = interface.observe(table.id())?;
-        if let Some(setup) = found.as_mut().filter(|_| old != table.id() && old.is_some()) {
-            setup.routes.extend(interface.observe(old)?.map(|setup| setup.routes).unwrap_or_default());
+        if let Some(setup) = found
+            .as_mut()
+            .filter(|_| old != table.id() && old.is_some())
+        {
+            setup.routes.extend(
+                interface
+                    .observe(old)?
+                    .map(|setup| setup.routes)
+                    .unwrap_or_default(),
+            );
         }
         if found.is_none() {
             // Renamed or deleted behind our back: not ours any more.
@@ -73,7 +98,9 @@ pub fn take(engine: &mut Engine, name: &str, loaded: &Loaded) -> Result<(), Fail
 
 fn create(engine: &mut Engine, name: &str) -> Result<(), Failure> {
     let interface = Interface::create(name, engine.labels())?;
-    engine.install(interface).map_err(|error| failure(name, error))?;
+    engine
+        .install(interface)
+        .map_err(|error| failure(name, error))?;
     if let Err(error) = engine.serve_uapi(name) {
         eprintln!("meshd: warning: `wg` will not see {name}: {error}");
     }
@@ -90,7 +117,10 @@ pub fn wanted(engine: &mut Engine, loaded: &Loaded) -> Option<Setup> {
             mtu
         }
         None => {
-            let literals = conf.peers.iter().filter_map(|peer| super::interface::literal(peer.endpoint.as_ref()?));
+            let literals = conf
+                .peers
+                .iter()
+                .filter_map(|peer| super::interface::literal(peer.endpoint.as_ref()?));
             let mtu = interface.automatic_mtu(literals);
             interface.found_mtu = Some(mtu);
             mtu
@@ -101,9 +131,18 @@ pub fn wanted(engine: &mut Engine, loaded: &Loaded) -> Option<Setup> {
 
 /// Carries the steps out; takes the done ones back when one fails.
 fn run(engine: &mut Engine, steps: &[Step]) -> Result<(), Failure> {
-    let Engine { interface: Some(interface), world, .. } = engine else { return Ok(()) };
+    let Engine {
+        interface: Some(interface),
+        world,
+        ..
+    } = engine
+    else {
+        return Ok(());
+    };
     for (at, step) in steps.iter().enumerate() {
-        let Err(failure) = interface.apply(world, step) else { continue };
+        let Err(failure) = interface.apply(world, step) else {
+            continue;
+        };
         // The failed one too: it may have been done in part.
         for back in steps[..=at].iter().rev().filter_map(Step::inverse) {
             if let Err(failure) = interface.apply(world, &back) {

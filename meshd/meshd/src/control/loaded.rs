@@ -25,7 +25,11 @@ pub struct Loaded {
 impl Loaded {
     /// No interface.
     pub fn absent() -> Self {
-        Self { id: sha256(b""), conf: None, key: None }
+        Self {
+            id: sha256(b""),
+            conf: None,
+            key: None,
+        }
     }
 
     /// Reads the bytes of a configuration. `key` is the private key, when it is kept in a file that was read already.
@@ -43,7 +47,11 @@ impl Loaded {
                 PrivateKey::File(path) => private_key_file(&readable(path))?,
             }),
         };
-        Ok(Self { id: sha256(bytes), conf, key })
+        Ok(Self {
+            id: sha256(bytes),
+            conf,
+            key,
+        })
     }
 
     /// The confirmed configuration of mesh `name`: as handed in by the service manager, or from its file. A missing file
@@ -71,16 +79,26 @@ impl Loaded {
 /// Where a file of /etc/meshd can be read: a service manager hands copies to a daemon that may not read the folder.
 fn readable(path: &Path) -> PathBuf {
     let folder = std::env::var_os("CREDENTIALS_DIRECTORY");
-    let handed = folder.zip(path.file_name()).map(|(folder, name)| Path::new(&folder).join(name));
-    handed.filter(|path| path.exists()).unwrap_or_else(|| path.to_owned())
+    let handed = folder
+        .zip(path.file_name())
+        .map(|(folder, name)| Path::new(&folder).join(name));
+    handed
+        .filter(|path| path.exists())
+        .unwrap_or_else(|| path.to_owned())
 }
 
 /// What the language has and this version doesn't do: refused rather than half done, because silence would leak.
 fn beyond_us(conf: &Conf) -> Vec<Failure> {
-    let refuse = |key: &str, why: &str, hint: &str| Failure::new(format!("conf, {key}"), why, hint).exit(Exit::BadConf);
+    let refuse = |key: &str, why: &str, hint: &str| {
+        Failure::new(format!("conf, {key}"), why, hint).exit(Exit::BadConf)
+    };
     let mut failures = Vec::new();
     if conf.interface.kill_switch {
-        failures.push(refuse("KillSwitch", "this version cannot fail closed", "remove the line"));
+        failures.push(refuse(
+            "KillSwitch",
+            "this version cannot fail closed",
+            "remove the line",
+        ));
     }
     if conf.interface.table == Table::Auto && conf.routes().iter().any(|route| route.prefix == 0) {
         failures.push(refuse(

@@ -72,12 +72,17 @@ impl Lookups {
 
     /// When [`Lookups::due`] wants to be called.
     pub fn next_timeout(&self) -> Option<Time> {
-        self.names.values().filter_map(|lookup| lookup.retry_at).min()
+        self.names
+            .values()
+            .filter_map(|lookup| lookup.retry_at)
+            .min()
     }
 
     /// A look-up has ended; `None`: without addresses.
     pub fn answered(&mut self, now: Time, name: &str, addresses: Option<Vec<IpAddr>>) {
-        let Some(lookup) = self.names.get_mut(name) else { return };
+        let Some(lookup) = self.names.get_mut(name) else {
+            return;
+        };
         lookup.pending = false;
         match addresses.filter(|addresses| !addresses.is_empty()) {
             Some(addresses) => {
@@ -86,7 +91,9 @@ impl Lookups {
                 lookup.retry_at = None;
             }
             None => {
-                let wait = FIRST.saturating_mul(1 << lookup.failures.min(4)).min(LONGEST);
+                let wait = FIRST
+                    .saturating_mul(1 << lookup.failures.min(4))
+                    .min(LONGEST);
                 lookup.failures += 1;
                 lookup.retry_at = Some(now.after(wait));
             }
@@ -106,13 +113,21 @@ impl Lookups {
 
     /// Whether the last look-up of `name` failed.
     pub fn failed(&self, name: &str) -> bool {
-        self.names.get(name).is_some_and(|lookup| lookup.failures > 0)
+        self.names
+            .get(name)
+            .is_some_and(|lookup| lookup.failures > 0)
     }
 }
 
 impl Lookup {
     fn begin(now: Time) -> Self {
-        Self { asked: now, pending: true, addresses: Vec::new(), failures: 0, retry_at: None }
+        Self {
+            asked: now,
+            pending: true,
+            addresses: Vec::new(),
+            failures: 0,
+            retry_at: None,
+        }
     }
 }
 
@@ -136,7 +151,11 @@ mod tests {
         assert_eq!(lookups.keep(s(1), &names), [""; 0]);
         assert!(!lookups.doubt(s(20), "b.example"), "it is being asked for");
         lookups.answered(s(20), "b.example", Some(vec![ip(1), ip(2)]));
-        assert_eq!(lookups.next_timeout(), None, "nothing to do while all is well");
+        assert_eq!(
+            lookups.next_timeout(),
+            None,
+            "nothing to do while all is well"
+        );
         assert!(lookups.doubt(s(21), "b.example"));
         assert!(!lookups.doubt(s(22), "b.example"));
         assert!(!lookups.doubt(s(99), "other"));

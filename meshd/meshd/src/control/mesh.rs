@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use meshd_os::notify::{self, Notifier};
 use meshd_os::uapi_socket::Listener;
-use meshd_proto::{Event, Endpoint as Place, PublicKey, Time};
+use meshd_proto::{Endpoint as Place, Event, PublicKey, Time};
 
 use super::conversation::Conversation;
 use super::engine::{Engine, Happening, FIRST_TOKEN};
@@ -109,14 +109,19 @@ impl Mesh {
             // Without an interface, but there: so that a better configuration can be staged.
             for failure in failures {
                 eprintln!("meshd: {failure}");
-                trouble.push(format!("the confirmed configuration cannot be used: {failure}"));
+                trouble.push(format!(
+                    "the confirmed configuration cannot be used: {failure}"
+                ));
             }
             Loaded::absent()
         });
         let (state, labels) = State::open(name, world::wall());
         engine.start_labels_above(labels);
         let now = world::now();
-        let mark = ProbeMark { id: u16::from_ne_bytes(engine.world.random()), magic: engine.world.random() };
+        let mark = ProbeMark {
+            id: u16::from_ne_bytes(engine.world.random()),
+            magic: engine.world.random(),
+        };
         Ok(Self {
             name: name.to_owned(),
             engine,
@@ -155,7 +160,10 @@ impl Mesh {
         // The service manager sees the process end in any case.
         let _ = self.notifier.stopping();
         if let Err(error) = self.state.close(self.engine.labels()) {
-            eprintln!("meshd: warning: {}: {error}", paths::label_mark(&self.name).display());
+            eprintln!(
+                "meshd: warning: {}: {error}",
+                paths::label_mark(&self.name).display()
+            );
         }
         self.engine.destroy();
     }
@@ -163,10 +171,16 @@ impl Mesh {
     fn serve(&mut self) -> Result<(), Failure> {
         loop {
             let deadline = self.deadline();
-            let happening = self.engine.next(deadline).map_err(|error| failure(&self.name, error))?;
+            let happening = self
+                .engine
+                .next(deadline)
+                .map_err(|error| failure(&self.name, error))?;
             match happening {
                 Happening::End => return Ok(()),
-                Happening::LinkGone => eprintln!("meshd: {}: the interface was deleted by somebody else", self.name),
+                Happening::LinkGone => eprintln!(
+                    "meshd: {}: the interface was deleted by somebody else",
+                    self.name
+                ),
                 Happening::Routing => self.find_mtu_soon(),
                 Happening::Protocol(event) => self.protocol(&event),
                 Happening::Probe(reply) => {
@@ -186,10 +200,18 @@ impl Mesh {
         let safe = self.safe.deadline().map(to_time);
         let waiting = self.waiting.iter().map(Waiting::next_timeout).min();
         let watchdog = self.watchdog.map(|(_, at)| at);
-        [safe, waiting, watchdog, self.links.next_timeout(), self.lookups.next_timeout(), self.find_mtu_at, self.expiry_at]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            safe,
+            waiting,
+            watchdog,
+            self.links.next_timeout(),
+            self.lookups.next_timeout(),
+            self.find_mtu_at,
+            self.expiry_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Does what is due. An error means that not even the confirmed configuration could be taken live again: the daemon
@@ -239,12 +261,19 @@ impl Mesh {
         }
         let now = world::now();
         self.plan_expiry(loaded, now);
-        let wanted: BTreeSet<String> =
-            loaded.conf.iter().flat_map(|conf| &conf.peers).filter_map(|peer| name_of(peer.endpoint.as_ref()?)).collect();
+        let wanted: BTreeSet<String> = loaded
+            .conf
+            .iter()
+            .flat_map(|conf| &conf.peers)
+            .filter_map(|peer| name_of(peer.endpoint.as_ref()?))
+            .collect();
         if wanted.is_empty() {
             self.names.stop();
         }
-        for name in self.lookups.keep(now, &wanted.into_iter().collect::<Vec<_>>()) {
+        for name in self
+            .lookups
+            .keep(now, &wanted.into_iter().collect::<Vec<_>>())
+        {
             self.ask_name(&name);
         }
         Ok(())
@@ -264,11 +293,18 @@ impl Mesh {
             Event::Established(key) => {
                 self.links.established(now, key);
                 if let Err(error) = self.state.note(self.engine.labels()) {
-                    eprintln!("meshd: warning: {}: {error}", paths::label_mark(&self.name).display());
+                    eprintln!(
+                        "meshd: warning: {}: {error}",
+                        paths::label_mark(&self.name).display()
+                    );
                 }
             }
             Event::Retrying(key, _) => {
-                let endpoints = self.engine.interface.as_ref().map(|interface| &interface.endpoints);
+                let endpoints = self
+                    .engine
+                    .interface
+                    .as_ref()
+                    .map(|interface| &interface.endpoints);
                 let name = endpoints.and_then(|endpoints| name_of(endpoints.get(key)?));
                 if let Some(name) = name.filter(|name| self.lookups.doubt(now, name)) {
                     self.ask_name(&name);
@@ -281,7 +317,11 @@ impl Mesh {
     // Names.
 
     fn ask_name(&mut self, name: &str) {
-        let mark = self.engine.interface.as_ref().map_or(0, |interface| interface.outer.mark());
+        let mark = self
+            .engine
+            .interface
+            .as_ref()
+            .map_or(0, |interface| interface.outer.mark());
         self.names.ask(name, mark);
     }
 
@@ -290,7 +330,8 @@ impl Mesh {
             if let Err(why) = &answer.found {
                 eprintln!("meshd: {}: {why}", self.name);
             }
-            self.lookups.answered(world::now(), &answer.name, answer.found.ok());
+            self.lookups
+                .answered(world::now(), &answer.name, answer.found.ok());
             self.point_to(&answer.name);
         }
         self.engine.flush();
@@ -298,7 +339,9 @@ impl Mesh {
 
     /// Points the peers behind `name` to the address it has now.
     fn point_to(&mut self, name: &str) {
-        let Some(interface) = &mut self.engine.interface else { return };
+        let Some(interface) = &mut self.engine.interface else {
+            return;
+        };
         let behind: Vec<(PublicKey, u16)> = interface
             .endpoints
             .iter()
@@ -307,7 +350,9 @@ impl Mesh {
             .collect();
         for (key, port) in behind {
             let status = interface.device.peer(&key, world::now());
-            let in_use = status.as_ref().and_then(|peer| Some(peer.endpoint?.remote.ip()));
+            let in_use = status
+                .as_ref()
+                .and_then(|peer| Some(peer.endpoint?.remote.ip()));
             // A session that works is not moved.
             if status.is_some_and(|peer| peer.connected && peer.attempts == 0) {
                 continue;
@@ -315,7 +360,11 @@ impl Mesh {
             if let Some(ip) = self.lookups.choose(name, in_use) {
                 let place = Place::new(SocketAddr::new(ip, port));
                 // The one error is a peer that was removed meanwhile.
-                let _ = interface.device.set_endpoint(&mut self.engine.world.context(), &key, Some(place));
+                let _ = interface.device.set_endpoint(
+                    &mut self.engine.world.context(),
+                    &key,
+                    Some(place),
+                );
             }
         }
         self.find_mtu_soon();
@@ -324,14 +373,20 @@ impl Mesh {
     // MTU and expiry.
 
     fn find_mtu_soon(&mut self) {
-        let automatic = self.in_force().conf.as_ref().is_some_and(|conf| conf.interface.mtu.is_none());
+        let automatic = self
+            .in_force()
+            .conf
+            .as_ref()
+            .is_some_and(|conf| conf.interface.mtu.is_none());
         if automatic && self.engine.interface.is_some() && self.find_mtu_at.is_none() {
             self.find_mtu_at = Some(world::now().after(SETTLE));
         }
     }
 
     fn find_mtu(&mut self) {
-        let Some(interface) = &mut self.engine.interface else { return };
+        let Some(interface) = &mut self.engine.interface else {
+            return;
+        };
         // An MTU that somebody else has set since is theirs.
         if interface.found_mtu != Some(interface.mtu()) {
             return;
@@ -347,18 +402,33 @@ impl Mesh {
 
     fn plan_expiry(&mut self, loaded: &Loaded, now: Time) {
         let utc = world::utc();
-        let next = loaded.conf.iter().flat_map(|conf| &conf.peers).filter_map(|peer| peer.expires).filter(|at| *at > utc).min();
+        let next = loaded
+            .conf
+            .iter()
+            .flat_map(|conf| &conf.peers)
+            .filter_map(|peer| peer.expires)
+            .filter(|at| *at > utc)
+            .min();
         self.expiry_at = next.map(|at| now.after(Duration::from_secs(at.0 - utc.0).min(CALENDAR)));
     }
 
     /// Drops the peers whose time is over.
     fn expire(&mut self) {
         let now = world::utc();
-        let over: Vec<PublicKey> = self.configured_peers().filter(|peer| is_expired(peer, now)).map(|peer| peer.public_key).collect();
+        let over: Vec<PublicKey> = self
+            .configured_peers()
+            .filter(|peer| is_expired(peer, now))
+            .map(|peer| peer.public_key)
+            .collect();
         if let Some(interface) = &mut self.engine.interface {
             for key in over {
-                let gone = Change { from: None, to: None };
-                if let Err(failure) = interface.apply(&mut self.engine.world, &Step::Peer(key, Box::new(gone))) {
+                let gone = Change {
+                    from: None,
+                    to: None,
+                };
+                if let Err(failure) =
+                    interface.apply(&mut self.engine.world, &Step::Peer(key, Box::new(gone)))
+                {
                     eprintln!("meshd: warning: {failure}");
                 }
             }
@@ -371,17 +441,25 @@ impl Mesh {
 
     /// Begins to probe every link.
     pub(super) fn begin_probes(&mut self, wait: Duration) {
-        let Some(interface) = &self.engine.interface else { return };
+        let Some(interface) = &self.engine.interface else {
+            return;
+        };
         let peers = interface.device.peers(world::now());
         let targets = peers.iter().map(|peer| {
-            let first = peer.allowed_ips.iter().filter(|net| **net == meshd_proto::Cidr::host(net.address())).min();
+            let first = peer
+                .allowed_ips
+                .iter()
+                .filter(|net| **net == meshd_proto::Cidr::host(net.address()))
+                .min();
             (peer.public_key, first.map(|net| net.address()))
         });
         self.links.begin(world::now(), wait, targets);
     }
 
     fn probe(&mut self, now: Time) {
-        let Some(since) = self.links.running_since() else { return };
+        let Some(since) = self.links.running_since() else {
+            return;
+        };
         let Some(interface) = &mut self.engine.interface else {
             self.links.finish(now);
             return;
@@ -398,11 +476,19 @@ impl Mesh {
                 Ask::Echo { key, to, sequence } => {
                     let from = own.iter().find(|own| own.is_ipv4() == to.is_ipv4());
                     match from.and_then(|from| self.mark.request(*from, to, sequence)) {
-                        Some(packet) => interface.device.send(&mut self.engine.world.context(), &key, &packet),
-                        None => interface.device.shake_hands(&mut self.engine.world.context(), &key),
+                        Some(packet) => {
+                            interface
+                                .device
+                                .send(&mut self.engine.world.context(), &key, &packet)
+                        }
+                        None => interface
+                            .device
+                            .shake_hands(&mut self.engine.world.context(), &key),
                     }
                 }
-                Ask::Shake(key) => interface.device.shake_hands(&mut self.engine.world.context(), &key),
+                Ask::Shake(key) => interface
+                    .device
+                    .shake_hands(&mut self.engine.world.context(), &key),
             };
         }
         self.engine.flush();
@@ -415,9 +501,16 @@ impl Mesh {
             if who.uid != 0 && who.uid != self.own_uid {
                 continue;
             }
-            let Ok(conversation) = Conversation::new(stream) else { continue };
+            let Ok(conversation) = Conversation::new(stream) else {
+                continue;
+            };
             self.next_token += 1;
-            if self.engine.poller().add(&conversation, self.next_token).is_ok() {
+            if self
+                .engine
+                .poller()
+                .add(&conversation, self.next_token)
+                .is_ok()
+            {
                 self.conversations.insert(self.next_token, conversation);
             }
         }
@@ -425,8 +518,13 @@ impl Mesh {
 
     /// A link of the configuration in force by the identity it had in an earlier one.
     pub(super) fn successor(&self, link: &Link) -> Option<&Peer> {
-        let by_key = self.configured_peers().find(|peer| peer.public_key == link.key);
-        by_key.or_else(|| self.configured_peers().find(|peer| link.name.is_some() && peer.name == link.name))
+        let by_key = self
+            .configured_peers()
+            .find(|peer| peer.public_key == link.key);
+        by_key.or_else(|| {
+            self.configured_peers()
+                .find(|peer| link.name.is_some() && peer.name == link.name)
+        })
     }
 
     /// Makes what is switched the confirmed one.
@@ -462,5 +560,7 @@ fn own_uid() -> meshd_os::Result<u32> {
     use std::os::fd::AsFd;
     let fail = |error| meshd_os::Error::new("ask the own user id", error);
     let (ours, _theirs) = std::os::unix::net::UnixStream::pair().map_err(fail)?;
-    Ok(meshd_os::uapi_socket::credentials(ours.as_fd()).map_err(fail)?.uid)
+    Ok(meshd_os::uapi_socket::credentials(ours.as_fd())
+        .map_err(fail)?
+        .uid)
 }

@@ -30,7 +30,12 @@ impl Names {
     /// No thread yet; it is started with the first question.
     pub fn new() -> meshd_os::Result<Self> {
         let (answer_sender, answers) = channel();
-        Ok(Self { questions: None, answers, answer_sender, event: Arc::new(Event::new()?) })
+        Ok(Self {
+            questions: None,
+            answers,
+            answer_sender,
+            event: Arc::new(Event::new()?),
+        })
     }
 
     /// Raised when an answer waits.
@@ -64,7 +69,10 @@ impl Names {
 
 fn look_up(questions: &Receiver<(String, u32)>, answers: &Sender<Answer>, event: &Event) {
     while let Ok((name, mark)) = questions.recv() {
-        let resolver = Resolver { mark, ..Resolver::default() };
+        let resolver = Resolver {
+            mark,
+            ..Resolver::default()
+        };
         let found = resolver.resolve(&name).map_err(|error| error.to_string());
         if answers.send(Answer { name, found }).is_err() {
             return;

@@ -29,12 +29,23 @@ const MOMENT: Duration = Duration::from_millis(2);
 impl Outer {
     /// Packet threads on a port that the kernel chose.
     pub fn new(plane: Plane, switches: Switches, chosen: u16) -> Self {
-        Self { plane, switches, port: chosen, mark: 0, chosen: Some(chosen), left: None }
+        Self {
+            plane,
+            switches,
+            port: chosen,
+            mark: 0,
+            chosen: Some(chosen),
+            left: None,
+        }
     }
 
     /// The kernel features in use.
     pub fn features(&self) -> Vec<String> {
-        self.plane.features().into_iter().map(str::to_owned).collect()
+        self.plane
+            .features()
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
     }
 
     /// The UDP port.
@@ -70,7 +81,11 @@ impl Outer {
     /// Binds new sockets. A port we have just moved away from is still held until the packet threads have let go of it.
     fn bind(&self, port: u16) -> Result<UdpPair> {
         let options = self.switches.udp_options(port, self.mark);
-        for _ in 0..if self.left == Some(port) { LETTING_GO } else { 0 } {
+        for _ in 0..if self.left == Some(port) {
+            LETTING_GO
+        } else {
+            0
+        } {
             match UdpPair::bind(&options) {
                 Err(error) if error.kind() == ErrorKind::AddrInUse => sleep(MOMENT),
                 other => return other,

@@ -26,8 +26,15 @@ pub struct Waiting {
 }
 
 enum Awaited {
-    Switch { id: Id, within: Duration },
-    Judge { id: Id, force: bool, newcomers: Time },
+    Switch {
+        id: Id,
+        within: Duration,
+    },
+    Judge {
+        id: Id,
+        force: bool,
+        newcomers: Time,
+    },
     Ping,
 }
 
@@ -35,7 +42,9 @@ impl Waiting {
     /// When it must be looked at again whatever the probes say.
     pub fn next_timeout(&self) -> Time {
         match &self.what {
-            Awaited::Judge { newcomers, .. } if *newcomers > world::now() => self.until.min(*newcomers),
+            Awaited::Judge { newcomers, .. } if *newcomers > world::now() => {
+                self.until.min(*newcomers)
+            }
             _ => self.until,
         }
     }
@@ -44,17 +53,32 @@ impl Waiting {
 impl Mesh {
     /// Serves a connection of the command. Whatever is wrong with it ends it and nothing else.
     pub(super) fn converse(&mut self, token: u64) {
-        let line = |bytes: &[u8]| bytes.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
-        let Some(conversation) = self.conversations.get_mut(&token) else { return };
+        let line = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .position(|byte| *byte == b'\n')
+                .map(|at| at + 1)
+        };
+        let Some(conversation) = self.conversations.get_mut(&token) else {
+            return;
+        };
         if conversation.receive(MAX_LINE).is_err() {
             self.conversations.remove(&token);
             return;
         }
-        while let Some(request) = self.conversations.get_mut(&token).and_then(|c| c.next(line)) {
+        while let Some(request) = self
+            .conversations
+            .get_mut(&token)
+            .and_then(|c| c.next(line))
+        {
             match serde_json::from_slice(&request) {
                 Ok(request) => self.request(token, request),
                 Err(error) => {
-                    let failure = Failure::new(&self.name, format!("the request cannot be read: {error}"), "is the command of another version?");
+                    let failure = Failure::new(
+                        &self.name,
+                        format!("the request cannot be read: {error}"),
+                        "is the command of another version?",
+                    );
                     self.answer(token, &Vec::from(failure).into());
                 }
             }
@@ -65,20 +89,36 @@ impl Mesh {
     fn request(&mut self, token: u64, request: Request) {
         let now = world::now();
         let outcome = match request {
-            Request::Stage { id, conf, key } => self.stage(&id, &conf, key.as_deref()).map(|()| Some(Response::Done)),
-            Request::Switch { id, within_s } => self.begin_switch(token, id, seconds(within_s)).map(|()| None),
-            Request::Judge { id, wait_s, force } => self.begin_judge(token, id, seconds(wait_s), force),
+            Request::Stage { id, conf, key } => self
+                .stage(&id, &conf, key.as_deref())
+                .map(|()| Some(Response::Done)),
+            Request::Switch { id, within_s } => self
+                .begin_switch(token, id, seconds(within_s))
+                .map(|()| None),
+            Request::Judge { id, wait_s, force } => {
+                self.begin_judge(token, id, seconds(wait_s), force)
+            }
             Request::Confirmed { id } => match self.make_confirmed(&id) {
                 Ok(()) => Ok(Some(Response::Done)),
                 Err(refusal) => Err(self.refused(refusal, &id).into()),
             },
-            Request::Rollback => self.go_back().map(|()| Some(Response::Done)).map_err(Vec::from),
-            Request::Remove => self.forget().map(|()| Some(Response::Done)).map_err(Vec::from),
+            Request::Rollback => self
+                .go_back()
+                .map(|()| Some(Response::Done))
+                .map_err(Vec::from),
+            Request::Remove => self
+                .forget()
+                .map(|()| Some(Response::Done))
+                .map_err(Vec::from),
             Request::Status => Ok(Some(Response::Status(Box::new(self.status())))),
             Request::Ping { wait_s } => {
                 let wait = seconds(wait_s).min(LONGEST);
                 self.begin_probes(wait);
-                self.waiting.push(Waiting { token, what: Awaited::Ping, until: now.after(wait) });
+                self.waiting.push(Waiting {
+                    token,
+                    what: Awaited::Ping,
+                    until: now.after(wait),
+                });
                 Ok(None)
             }
             Request::Report => match self.report() {
@@ -103,7 +143,9 @@ impl Mesh {
         let loaded = Loaded::read(conf.as_bytes(), key)?;
         if loaded.id != id {
             let why = format!("the SHA-256 of what came in is {}, not {id}", loaded.id);
-            return Err(Failure::new("stage", why, "stage it again").exit(Exit::BadConf).into());
+            return Err(Failure::new("stage", why, "stage it again")
+                .exit(Exit::BadConf)
+                .into());
         }
         live::check(&self.engine, &self.name, &loaded)?;
         self.safe.stage(loaded.id.clone());
@@ -114,14 +156,22 @@ impl Mesh {
     }
 
     fn begin_switch(&mut self, token: u64, id: Id, within: Duration) -> Result<(), Vec<Failure>> {
-        self.safe.may_switch(&id).map_err(|refusal| self.refused(refusal, &id))?;
+        self.safe
+            .may_switch(&id)
+            .map_err(|refusal| self.refused(refusal, &id))?;
         let until = world::now().after(BASELINE);
-        self.waiting.push(Waiting { token, what: Awaited::Switch { id, within }, until });
+        self.waiting.push(Waiting {
+            token,
+            what: Awaited::Switch { id, within },
+            until,
+        });
         Ok(())
     }
 
     fn switch(&mut self, id: &Id, within: Duration) -> Result<Response, Vec<Failure>> {
-        self.safe.may_switch(id).map_err(|refusal| self.refused(refusal, id))?;
+        self.safe
+            .may_switch(id)
+            .map_err(|refusal| self.refused(refusal, id))?;
         let Some(loaded) = self.staged.clone() else {
             return Err(self.refused(Refusal::NotStaged, id).into());
         };
@@ -131,25 +181,47 @@ impl Mesh {
         }
         live::check(&self.engine, &self.name, &loaded)?;
         self.take_live(&loaded)?;
-        self.safe.switched(id.clone(), to_duration(world::now()), within);
+        self.safe
+            .switched(id.clone(), to_duration(world::now()), within);
         self.switched = Some(loaded);
         Ok(Response::Status(Box::new(self.status())))
     }
 
     fn alive_links(&self) -> Vec<Link> {
-        let alive = self.configured_peers().filter(|peer| self.links.vitals(&peer.public_key).is_some_and(|v| v.alive));
-        alive.map(|peer| Link { key: peer.public_key, name: peer.name.clone() }).collect()
+        let alive = self
+            .configured_peers()
+            .filter(|peer| self.links.vitals(&peer.public_key).is_some_and(|v| v.alive));
+        alive
+            .map(|peer| Link {
+                key: peer.public_key,
+                name: peer.name.clone(),
+            })
+            .collect()
     }
 
-    fn begin_judge(&mut self, token: u64, id: Id, wait: Duration, force: bool) -> Result<Option<Response>, Vec<Failure>> {
+    fn begin_judge(
+        &mut self,
+        token: u64,
+        id: Id,
+        wait: Duration,
+        force: bool,
+    ) -> Result<Option<Response>, Vec<Failure>> {
         match self.safe.may_confirm(&id) {
             Err(refusal) => Err(self.refused(refusal, &id).into()),
             Ok(Confirm::Already) => Ok(Some(Response::Already)),
             Ok(Confirm::Judge) => {
                 let (now, wait) = (world::now(), wait.min(LONGEST));
                 self.begin_probes(wait);
-                let what = Awaited::Judge { id, force, newcomers: now.after(NEWCOMERS) };
-                self.waiting.push(Waiting { token, what, until: now.after(wait) });
+                let what = Awaited::Judge {
+                    id,
+                    force,
+                    newcomers: now.after(NEWCOMERS),
+                };
+                self.waiting.push(Waiting {
+                    token,
+                    what,
+                    until: now.after(wait),
+                });
                 Ok(None)
             }
         }
@@ -157,8 +229,9 @@ impl Mesh {
 
     /// Answers the waiting requests that have waited enough.
     pub(super) fn settle_waiting(&mut self, now: Time) {
-        let (done, waiting): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.waiting).into_iter().partition(|waiting| self.is_settled(waiting, now));
+        let (done, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|waiting| self.is_settled(waiting, now));
         self.waiting = waiting;
         for Waiting { token, what, .. } in done {
             let outcome = match what {
@@ -177,7 +250,10 @@ impl Mesh {
         }
         match &waiting.what {
             Awaited::Judge { newcomers, .. } => {
-                let before = self.alive_before.iter().filter_map(|link| self.successor(link));
+                let before = self
+                    .alive_before
+                    .iter()
+                    .filter_map(|link| self.successor(link));
                 now >= *newcomers && self.links.settled(before.map(|peer| &peer.public_key))
             }
             Awaited::Switch { .. } | Awaited::Ping => false,
@@ -186,21 +262,36 @@ impl Mesh {
 
     /// Every link that was alive before the switch must be alive.
     fn judge(&mut self, id: &Id, force: bool) -> Result<Response, Vec<Failure>> {
-        self.safe.may_confirm(id).map_err(|refusal| self.refused(refusal, id))?;
+        self.safe
+            .may_confirm(id)
+            .map_err(|refusal| self.refused(refusal, id))?;
         self.links.finish(world::now());
         let status = self.status();
         let lost = |link: &&Link| {
-            let peer = self.successor(link).filter(|peer| !super::running::is_expired(peer, world::utc()));
-            peer.is_some_and(|peer| self.links.vitals(&peer.public_key).is_none_or(|vitals| !vitals.alive))
+            let peer = self
+                .successor(link)
+                .filter(|peer| !super::running::is_expired(peer, world::utc()));
+            peer.is_some_and(|peer| {
+                self.links
+                    .vitals(&peer.public_key)
+                    .is_none_or(|vitals| !vitals.alive)
+            })
         };
         let dead: Vec<WireFailure> = self
             .alive_before
             .iter()
             .filter(lost)
             .map(|link| {
-                let key = self.successor(link).map(|peer| crate::conf::ToBase64::to_base64(&peer.public_key));
-                let peer = status.peers.iter().find(|peer| Some(&peer.public_key) == key.as_ref());
-                let reason = peer.and_then(|peer| peer.reason.clone()).unwrap_or_else(|| "no answer".to_owned());
+                let key = self
+                    .successor(link)
+                    .map(|peer| crate::conf::ToBase64::to_base64(&peer.public_key));
+                let peer = status
+                    .peers
+                    .iter()
+                    .find(|peer| Some(&peer.public_key) == key.as_ref());
+                let reason = peer
+                    .and_then(|peer| peer.reason.clone())
+                    .unwrap_or_else(|| "no answer".to_owned());
                 let name = link.name.clone().or(key).unwrap_or_default();
                 let why = format!("{name} was alive before the switch and is not now: {reason}");
                 Failure::new("confirm", why, "it goes back by itself; --force keeps it").into()
@@ -209,7 +300,10 @@ impl Mesh {
         if dead.is_empty() || force {
             self.safe.hold(to_duration(world::now()));
         }
-        Ok(Response::Judged { status: Box::new(status), dead })
+        Ok(Response::Judged {
+            status: Box::new(status),
+            dead,
+        })
     }
 
     /// Absent from now on.
@@ -227,13 +321,18 @@ impl Mesh {
     fn refused(&self, refusal: Refusal, id: &str) -> Failure {
         let (why, hint) = match refusal {
             Refusal::NotStaged => ("it is not staged", "stage it first"),
-            Refusal::NotSwitched => ("it is not live and waiting to be confirmed", "it may have gone back by itself: see `meshd report`"),
+            Refusal::NotSwitched => (
+                "it is not live and waiting to be confirmed",
+                "it may have gone back by itself: see `meshd report`",
+            ),
         };
         Failure::new(format!("configuration {id}"), why, hint).exit(Exit::NothingToConfirm)
     }
 
     fn answer(&mut self, token: u64, response: &Response) {
-        let Some(conversation) = self.conversations.get_mut(&token) else { return };
+        let Some(conversation) = self.conversations.get_mut(&token) else {
+            return;
+        };
         match serde_json::to_vec(response) {
             Ok(mut bytes) => {
                 bytes.push(b'\n');
@@ -245,10 +344,16 @@ impl Mesh {
     }
 
     fn send_answers(&mut self, token: u64) {
-        let Some(conversation) = self.conversations.get_mut(&token) else { return };
+        let Some(conversation) = self.conversations.get_mut(&token) else {
+            return;
+        };
         let keep = match conversation.flush() {
             Ok(left) => {
-                let watched = self.engine.poller().set_writable(&*conversation, token, left).is_ok();
+                let watched = self
+                    .engine
+                    .poller()
+                    .set_writable(&*conversation, token, left)
+                    .is_ok();
                 watched && (left || !conversation.ended())
             }
             Err(_) => false,

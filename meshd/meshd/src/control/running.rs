@@ -10,17 +10,21 @@ use super::world;
 use crate::cli::Failure;
 use crate::conf::{table, Cidr, Conf, Endpoint, Host, Peer, Section, Table, ToBase64, UtcTime};
 use crate::reload::{PeerSetup, Setup};
-use crate::report::{PeerStatus, Report, Running, Status, SCHEMA, VERSION};
+use crate::report::{PeerStatus, Report, State, Status, SCHEMA, VERSION};
 use crate::{hosts, paths};
 
 impl Mesh {
     /// Canonical text of what is live; empty when there is no interface or its link is down.
     pub fn running_text(&self) -> Result<String, Failure> {
         let loaded = self.in_force();
-        let Some((interface, conf)) = self.engine.interface.as_ref().zip(loaded.conf.as_ref()) else {
+        let Some((interface, conf)) = self.engine.interface.as_ref().zip(loaded.conf.as_ref())
+        else {
             return Ok(String::new());
         };
-        let Some(setup) = interface.observe(conf.interface.table.id())?.filter(|setup| setup.up) else {
+        let Some(setup) = interface
+            .observe(conf.interface.table.id())?
+            .filter(|setup| setup.up)
+        else {
             return Ok(String::new());
         };
         let port = match conf.interface.listen_port {
@@ -44,7 +48,9 @@ impl Mesh {
             name: self.name.clone(),
             state: self.state(),
             interface: interface.map(|interface| interface.name.clone()),
-            public_key: interface.and_then(|interface| interface.device.public_key()).map(|key| key.to_base64()),
+            public_key: interface
+                .and_then(|interface| interface.device.public_key())
+                .map(|key| key.to_base64()),
             listen_port: interface.map(|interface| interface.outer.port()),
             mtu: link.and_then(|link| u16::try_from(link.mtu).ok()),
             uptime_s: world::now().since(self.started).as_secs_f64(),
@@ -57,44 +63,81 @@ impl Mesh {
     /// The report.
     pub fn report(&self) -> Result<Report, Failure> {
         let running = self.running_text()?;
-        let mut report = Report::new(&self.name, self.state(), self.confirmed.canonical(), running);
+        let mut report = Report::new(
+            &self.name,
+            self.state(),
+            self.confirmed.canonical(),
+            running,
+        );
         report.staged_id = self.safe.staged_id().map(str::to_owned);
         report.switched_id = self.safe.switched_id().map(str::to_owned);
         let now = std::time::Duration::from_nanos(world::now().0);
-        report.rollback_in_s = self.safe.deadline().map(|at| at.saturating_sub(now).as_secs_f64());
+        report.rollback_in_s = self
+            .safe
+            .deadline()
+            .map(|at| at.saturating_sub(now).as_secs_f64());
         report.public_key = self.in_force().public_key();
-        report.listen_port = self.engine.interface.as_ref().map(|interface| interface.outer.port());
+        report.listen_port = self
+            .engine
+            .interface
+            .as_ref()
+            .map(|interface| interface.outer.port());
         report.peers = self.peer_statuses();
         Ok(report)
     }
 
-    fn state(&self) -> Running {
-        if self.engine.interface.is_some() { Running::Running } else { Running::Absent }
+    fn state(&self) -> State {
+        if self.engine.interface.is_some() {
+            State::Running
+        } else {
+            State::Absent
+        }
     }
 
     fn notes(&self) -> Vec<String> {
         let mut notes = self.trouble.clone();
-        if self.engine.interface.as_ref().is_some_and(|interface| interface.net.lacks_ipv6()) {
-            notes.push("IPv6 is turned off on this host: the mesh's IPv6 addresses and routes are not set".to_owned());
+        if self
+            .engine
+            .interface
+            .as_ref()
+            .is_some_and(|interface| interface.net.lacks_ipv6())
+        {
+            notes.push(
+                "IPv6 is turned off on this host: the mesh's IPv6 addresses and routes are not set"
+                    .to_owned(),
+            );
         }
         notes
     }
 
     fn peer_statuses(&self) -> Vec<PeerStatus> {
-        let Some(interface) = &self.engine.interface else { return Vec::new() };
-        let names: BTreeMap<PublicKey, &Peer> = self.configured_peers().map(|peer| (peer.public_key, peer)).collect();
+        let Some(interface) = &self.engine.interface else {
+            return Vec::new();
+        };
+        let names: BTreeMap<PublicKey, &Peer> = self
+            .configured_peers()
+            .map(|peer| (peer.public_key, peer))
+            .collect();
         let mtu = interface.mtu();
         let peers = interface.device.peers(world::now());
-        peers.iter().map(|peer| self.peer_status(peer, names.get(&peer.public_key).copied(), mtu)).collect()
+        peers
+            .iter()
+            .map(|peer| self.peer_status(peer, names.get(&peer.public_key).copied(), mtu))
+            .collect()
     }
 
     fn peer_status(&self, peer: &CoreStatus, configured: Option<&Peer>, mtu: u16) -> PeerStatus {
         let now = world::now();
-        let endpoints = self.engine.interface.as_ref().map(|interface| &interface.endpoints);
+        let endpoints = self
+            .engine
+            .interface
+            .as_ref()
+            .map(|interface| &interface.endpoints);
         let configured_endpoint = endpoints.and_then(|endpoints| endpoints.get(&peer.public_key));
         let vitals = self.links.vitals(&peer.public_key);
         // Whatever came after the probe is fresher than its outcome.
-        let alive = vitals.map(|vitals| vitals.alive || peer.last_received.is_some_and(|at| at > vitals.at));
+        let alive = vitals
+            .map(|vitals| vitals.alive || peer.last_received.is_some_and(|at| at > vitals.at));
         PeerStatus {
             name: configured.and_then(|peer| peer.name.clone()),
             public_key: peer.public_key.to_base64(),
@@ -102,7 +145,9 @@ impl Mesh {
             configured_endpoint: configured_endpoint.map(ToString::to_string),
             allowed_ips: peer.allowed_ips.iter().map(ToString::to_string).collect(),
             latest_handshake_s: peer.handshake_age(now).map(|age| age.as_secs_f64()),
-            rtt_ms: vitals.and_then(|vitals| vitals.rtt).map(|rtt| rtt.as_secs_f64() * 1000.0),
+            rtt_ms: vitals
+                .and_then(|vitals| vitals.rtt)
+                .map(|rtt| rtt.as_secs_f64() * 1000.0),
             loss: vitals.and_then(|vitals| vitals.loss),
             rx_bytes: peer.rx_bytes,
             tx_bytes: peer.tx_bytes,
@@ -121,7 +166,11 @@ impl Mesh {
             }
         }
         match (peer.endpoint, peer.trouble) {
-            (_, Some(trouble)) if !matches!(trouble, Trouble::Unanswered(_) | Trouble::NoEndpoint) => trouble.to_string(),
+            (_, Some(trouble))
+                if !matches!(trouble, Trouble::Unanswered(_) | Trouble::NoEndpoint) =>
+            {
+                trouble.to_string()
+            }
             (None, _) => "no endpoint known".to_owned(),
             (Some(at), _) => format!("no answer from {}", at.remote),
         }
@@ -139,15 +188,32 @@ fn host_lines(name: &str) -> Vec<String> {
 
 /// The canonical text of a set-up that was found. Names, expiry and the like, which only meshd knows, are those of
 /// `conf`, the configuration in force; so is a peer that has expired, since expiry is no drift.
-fn text(conf: &Conf, found: &Setup, port: Option<u16>, mtu: Option<u16>, hosts: &[String]) -> String {
+fn text(
+    conf: &Conf,
+    found: &Setup,
+    port: Option<u16>,
+    mtu: Option<u16>,
+    hosts: &[String],
+) -> String {
     let interface = &conf.interface;
     let mut text = String::new();
     let mut section = Section::new(&mut text, "Interface");
     section.value("Name", interface.name.as_ref());
-    section.value("PublicKey", found.private_key.as_ref().map(|key| key.public().to_base64()));
+    section.value(
+        "PublicKey",
+        found
+            .private_key
+            .as_ref()
+            .map(|key| key.public().to_base64()),
+    );
     section.list("Address", &found.addresses.iter().collect::<Vec<_>>());
     section.value("ListenPort", port);
-    section.value("FwMark", Some(found.fwmark).filter(|mark| *mark != 0).map(|mark| format!("{mark:#x}")));
+    section.value(
+        "FwMark",
+        Some(found.fwmark)
+            .filter(|mark| *mark != 0)
+            .map(|mark| format!("{mark:#x}")),
+    );
     section.value("MTU", mtu);
     section.value("Table", table(interface.table));
     section.flag("Relay", found.relay);
@@ -155,10 +221,21 @@ fn text(conf: &Conf, found: &Setup, port: Option<u16>, mtu: Option<u16>, hosts: 
     section.each("Host", hosts);
     section.flag("KillSwitch", interface.kill_switch);
     if interface.table != Table::Off {
-        section.list("Routes", &found.routes.iter().map(|route| route.network).collect::<Vec<Cidr>>());
+        section.list(
+            "Routes",
+            &found
+                .routes
+                .iter()
+                .map(|route| route.network)
+                .collect::<Vec<Cidr>>(),
+        );
     }
 
-    let configured: BTreeMap<PublicKey, &Peer> = conf.peers.iter().map(|peer| (peer.public_key, peer)).collect();
+    let configured: BTreeMap<PublicKey, &Peer> = conf
+        .peers
+        .iter()
+        .map(|peer| (peer.public_key, peer))
+        .collect();
     let mut peers: BTreeMap<PublicKey, PeerSetup> = found.peers.clone();
     for (key, peer) in &configured {
         if is_expired(peer, world::utc()) {
@@ -170,11 +247,22 @@ fn text(conf: &Conf, found: &Setup, port: Option<u16>, mtu: Option<u16>, hosts: 
         let mut section = Section::new(&mut text, "Peer");
         section.value("Name", known.and_then(|peer| peer.name.as_ref()));
         section.value("PublicKey", Some(key.to_base64()));
-        section.value("NextPublicKey", known.and_then(|peer| peer.next_public_key).map(|key| key.to_base64()));
-        section.value("PresharedKey", peer.preshared_key.as_ref().map(|key| key.fingerprint()));
+        section.value(
+            "NextPublicKey",
+            known
+                .and_then(|peer| peer.next_public_key)
+                .map(|key| key.to_base64()),
+        );
+        section.value(
+            "PresharedKey",
+            peer.preshared_key.as_ref().map(|key| key.fingerprint()),
+        );
         section.list("AllowedIPs", &peer.allowed_ips.iter().collect::<Vec<_>>());
         section.value("Endpoint", peer.endpoint.as_ref());
-        section.value("PersistentKeepalive", Some(peer.keepalive).filter(|seconds| *seconds != 0));
+        section.value(
+            "PersistentKeepalive",
+            Some(peer.keepalive).filter(|seconds| *seconds != 0),
+        );
         section.value("Expires", known.and_then(|peer| peer.expires));
     }
     text

@@ -116,18 +116,30 @@ pub struct WireFailure {
 
 impl From<Failure> for WireFailure {
     fn from(failure: Failure) -> Self {
-        Self { exit: failure.exit as u8, what: failure.what, why: failure.why, hint: failure.hint }
+        Self {
+            exit: failure.exit as u8,
+            what: failure.what,
+            why: failure.why,
+            hint: failure.hint,
+        }
     }
 }
 
 impl From<WireFailure> for Failure {
     fn from(wire: WireFailure) -> Self {
-        Self { exit: Exit::from_code(wire.exit), what: wire.what, why: wire.why, hint: wire.hint }
+        Self {
+            exit: Exit::from_code(wire.exit),
+            what: wire.what,
+            why: wire.why,
+            hint: wire.hint,
+        }
     }
 }
 
 impl From<Vec<Failure>> for Response {
     fn from(failures: Vec<Failure>) -> Self {
-        Self::Failed { failures: failures.into_iter().map(WireFailure::from).collect() }
+        Self::Failed {
+            failures: failures.into_iter().map(WireFailure::from).collect(),
+        }
     }
 }

@@ -28,12 +28,20 @@ pub struct World {
 impl World {
     /// An empty basket.
     pub fn new() -> Self {
-        Self { random: Kernel, out: Outputs::default() }
+        Self {
+            random: Kernel,
+            out: Outputs::default(),
+        }
     }
 
     /// This moment, for one call into the core.
     pub fn context(&mut self) -> Context<'_> {
-        Context { now: now(), wall: wall(), random: &mut self.random, out: &mut self.out }
+        Context {
+            now: now(),
+            wall: wall(),
+            random: &mut self.random,
+            out: &mut self.out,
+        }
     }
 
     /// Unpredictable bytes.
@@ -52,7 +60,10 @@ pub fn now() -> Time {
 /// CLOCK_REALTIME.
 pub fn wall() -> WallTime {
     let time = clock::realtime();
-    WallTime { secs: time.as_secs(), nanos: time.subsec_nanos() }
+    WallTime {
+        secs: time.as_secs(),
+        nanos: time.subsec_nanos(),
+    }
 }
 
 /// CLOCK_REALTIME to the second.

@@ -46,8 +46,15 @@ pub fn hosts<const N: usize>() -> Option<[Host; N]> {
     hosts[0].sh("ip link add switch type bridge && ip link set switch up");
     for (n, host) in (1..).zip(&hosts) {
         let (to, from) = (host.holder.id(), hosts[0].holder.id());
-        must(Command::new("ip").args(["link", "add", "name", "eth0", "netns"]).arg(to.to_string()).args(["type", "veth", "peer", "name"])
-            .arg(format!("port{n}")).arg("netns").arg(from.to_string()));
+        must(
+            Command::new("ip")
+                .args(["link", "add", "name", "eth0", "netns"])
+                .arg(to.to_string())
+                .args(["type", "veth", "peer", "name"])
+                .arg(format!("port{n}"))
+                .arg("netns")
+                .arg(from.to_string()),
+        );
         hosts[0].sh(&format!("ip link set port{n} master switch up"));
         host.sh(&format!("ip addr add 192.0.2.{n}/24 dev eth0 && ip addr add 2001:db8::{n}/64 dev eth0 nodad && ip link set eth0 up"));
     }
@@ -55,12 +62,20 @@ pub fn hosts<const N: usize>() -> Option<[Host; N]> {
 }
 
 fn is_root() -> bool {
-    Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout == b"0\n")
+    Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|out| out.stdout == b"0\n")
 }
 
 fn must(command: &mut Command) -> Output {
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}{}", text(&output.stdout), text(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
     output
 }
 
@@ -71,18 +86,29 @@ fn text(bytes: &[u8]) -> String {
 impl Host {
     fn new() -> Self {
         let mut command = Command::new("unshare");
-        command.args(["--net", "--mount", "sh", "-c", SET_UP]).stdout(Stdio::piped());
+        command
+            .args(["--net", "--mount", "sh", "-c", SET_UP])
+            .stdout(Stdio::piped());
         let mut holder = command.spawn().unwrap();
         let mut line = String::new();
-        BufReader::new(holder.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(holder.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
         assert_eq!(line, "ready\n");
-        Self { holder, children: Vec::new() }
+        Self {
+            holder,
+            children: Vec::new(),
+        }
     }
 
     /// A command to be run on it.
     pub fn command(&self, program: &str, args: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["--net", "--mount", "-t"]).arg(self.holder.id().to_string()).arg(program).args(args);
+        command
+            .args(["--net", "--mount", "-t"])
+            .arg(self.holder.id().to_string())
+            .arg(program)
+            .args(args);
         command
     }
 
@@ -99,16 +125,37 @@ impl Host {
     /// Runs `meshd` with something on stdin; exit code, stdout, stderr.
     pub fn try_meshd(&self, args: &[&str], stdin: &str) -> (i32, String, String) {
         let mut command = self.command(MESHD, args);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(stdin.as_bytes())
+            .unwrap();
         let output = child.wait_with_output().unwrap();
-        (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+        (
+            output.status.code().unwrap_or(-1),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
     }
 
     /// Runs a command in the background; it ends with the host.
     pub fn spawn(&mut self, program: &str, args: &[&str]) -> usize {
-        self.children.push(self.command(program, args).spawn().unwrap());
+        self.children
+            .push(self.command(program, args).spawn().unwrap());
         self.children.len() - 1
+    }
+
+    /// Process id of a background command.
+    pub fn pid(&self, child: usize) -> u32 {
+        // nsenter has become the command.
+        self.children[child].id()
     }
 
     /// Kills a background command as `kill -9` does.
@@ -131,7 +178,9 @@ impl Host {
     /// Starts `meshd run NAME` and waits until it can be talked to.
     pub fn run(&mut self, name: &str) -> usize {
         let child = self.spawn(MESHD, &["run", name]);
-        self.until(&format!("meshd run {name} serves"), |host| host.try_meshd(&["status", name], "").0 == 0);
+        self.until(&format!("meshd run {name} serves"), |host| {
+            host.try_meshd(&["status", name], "").0 == 0
+        });
         child
     }
 
@@ -146,7 +195,11 @@ impl Host {
 
     /// Whether one ping is answered.
     pub fn pings(&self, to: &str) -> bool {
-        self.command("ping", &["-c", "1", "-W", "5", to]).stdout(Stdio::null()).status().unwrap().success()
+        self.command("ping", &["-c", "1", "-W", "5", to])
+            .stdout(Stdio::null())
+            .status()
+            .unwrap()
+            .success()
     }
 
     /// Stages a configuration; its id.
@@ -186,24 +239,51 @@ impl Drop for Host {
 
 /// Lower-case hex SHA-256.
 pub fn sha256(text: &str) -> String {
-    let mut child = Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let mut child = Command::new("sha256sum")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
     self::text(&child.wait_with_output().unwrap().stdout)[..64].to_owned()
 }
 
 /// A fresh private key and its public one.
 pub fn keys() -> (String, String) {
-    let private = text(&must(Command::new(MESHD).arg("genkey")).stdout).trim().to_owned();
-    let mut child = Command::new(MESHD).arg("pubkey").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(private.as_bytes()).unwrap();
-    let public = text(&child.wait_with_output().unwrap().stdout).trim().to_owned();
+    let private = text(&must(Command::new(MESHD).arg("genkey")).stdout)
+        .trim()
+        .to_owned();
+    let mut child = Command::new(MESHD)
+        .arg("pubkey")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(private.as_bytes())
+        .unwrap();
+    let public = text(&child.wait_with_output().unwrap().stdout)
+        .trim()
+        .to_owned();
     (private, public)
 }
 
 /// A name nothing else has.
 pub fn unique(prefix: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("{prefix}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "{prefix}{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 /// Whether a program is installed here.
@@ -220,7 +300,9 @@ pub struct Mesh {
 impl Mesh {
     /// Keys for `n` hosts.
     pub fn new(n: usize) -> Self {
-        Self { keys: (0..n).map(|_| keys()).collect() }
+        Self {
+            keys: (0..n).map(|_| keys()).collect(),
+        }
     }
 
     /// Public key of host `n`.

@@ -1,0 +1,197 @@
+//! meshd against a daemon nobody here wrote: the released wireguard-go from the Go module proxy, configured by the same `wg`.
+//! Both directions of the first handshake, IPv4 and IPv6 outside and inside, with and without preshared key, bytes compared.
+//!
+//! wireguard-go is built once into Cargo's folder for tests by `go`, or taken from `MESHD_TEST_WIREGUARD_GO`.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use common::{hosts, installed, keys, Host, MESHD};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::thread::sleep;
+use std::time::Duration;
+
+/// The newest on the module proxy when this was written.
+const VERSION: &str = "golang.zx2c4.com/wireguard@v0.0.0-20260522210424-ecfc5a8d5446";
+
+fn wireguard_go() -> Option<&'static PathBuf> {
+    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let path = BUILT.get_or_init(|| {
+        if let Some(path) = std::env::var_os("MESHD_TEST_WIREGUARD_GO") {
+            return Some(path.into());
+        }
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        let path = folder.join("wireguard");
+        if !path.exists() && installed("go") {
+            let built = Command::new("go")
+                .args(["install", VERSION])
+                .env("GOBIN", &folder)
+                .status();
+            assert!(built.unwrap().success(), "go install {VERSION}");
+        }
+        path.exists().then_some(path)
+    });
+    if path.is_none() {
+        eprintln!("skipped: no `go` to build wireguard-go with, and no MESHD_TEST_WIREGUARD_GO");
+    }
+    path.as_ref().filter(|_| {
+        let wg = installed("wg");
+        if !wg {
+            eprintln!("skipped: `wg` is not installed");
+        }
+        wg
+    })
+}
+
+/// One of meshd (host 1) and wireguard-go (host 2), each on its own host, set up by `wg`.
+struct Pair {
+    ours: Host,
+    theirs: Host,
+}
+
+fn pair(outer: [&str; 2], preshared: bool, we_begin: bool) -> Option<Pair> {
+    let go = wireguard_go()?.to_str().unwrap();
+    let [mut ours, mut theirs] = hosts::<2>()?;
+    ours.spawn(MESHD, &["bare", "wg0"]);
+    theirs.spawn(go, &["-f", "wg0"]);
+    let both = [keys(), keys()];
+    let psk = if preshared {
+        "preshared-key /run/psk"
+    } else {
+        ""
+    };
+    for (n, host) in [&ours, &theirs].into_iter().enumerate() {
+        let other = 1 - n;
+        host.until("the device serves wg", |host| {
+            host.sh("ls /run/wireguard 2>/dev/null || true")
+                .contains("wg0.sock")
+        });
+        let endpoint = if we_begin == (n == 0) {
+            format!("endpoint {}", outer[other])
+        } else {
+            String::new()
+        };
+        host.sh(&format!(
+            "echo {} > /run/key; echo AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA= > /run/psk
+             wg set wg0 private-key /run/key listen-port 5000 peer {} {psk} allowed-ips 10.1.0.{}/32,fd01::{}/128 {endpoint}
+             ip addr add 10.1.0.{}/24 dev wg0; ip addr add fd01::{}/64 dev wg0 nodad; ip link set wg0 up mtu 1420",
+            both[n].0, both[other].1, other + 1, other + 1, n + 1, n + 1
+        ));
+    }
+    Some(Pair { ours, theirs })
+}
+
+/// Sends bytes that can't be guessed over TCP and compares what arrives.
+fn transfer(from: &Host, to: &Host, address: &str, mebibytes: u32) {
+    let receiver = "import socket,sys,hashlib\nf=socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET\ns=socket.socket(f)\n\
+        s.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,1)\ns.bind((sys.argv[1],7000))\ns.listen()\nopen('/run/listens','w').close()\nc,_=s.accept()\n\
+        h=hashlib.sha256()\nwhile d:=c.recv(1<<20): h.update(d)\nprint(h.hexdigest())";
+    let sender = "import socket,sys,hashlib,os\nf=socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET\ns=socket.socket(f)\n\
+        s.settimeout(60)\ns.connect((sys.argv[1],7000))\nh=hashlib.sha256()\nfor _ in range(int(sys.argv[2])):\n d=os.urandom(1<<20)\n h.update(d)\n s.sendall(d)\n\
+        s.shutdown(socket.SHUT_WR)\nprint(h.hexdigest())";
+    to.sh("rm -f /run/listens");
+    let mut command = to.command("timeout", &["120", "python3", "-c", receiver, address]);
+    let receiving = command
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    to.until("the receiver listens", |host| {
+        host.sh("ls /run").contains("listens")
+    });
+    let output = from
+        .command(
+            "timeout",
+            &[
+                "120",
+                "python3",
+                "-c",
+                sender,
+                address,
+                &mebibytes.to_string(),
+            ],
+        )
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let received = receiving.wait_with_output().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&received.stdout),
+        String::from_utf8_lossy(&output.stdout)
+    );
+}
+
+fn talk(pair: &Pair, we_begin: bool) {
+    let Pair { ours, theirs } = pair;
+    if we_begin {
+        ours.until("answered", |host| host.pings("10.1.0.2"));
+    } else {
+        theirs.until("answered", |host| host.pings("10.1.0.1"));
+    }
+    assert!(ours.pings("fd01::2") && theirs.pings("fd01::1"));
+    transfer(ours, theirs, "10.1.0.2", 16);
+    transfer(theirs, ours, "fd01::1", 16);
+}
+
+#[test]
+fn over_ipv4_we_begin() {
+    let Some(pair) = pair(["192.0.2.1:5000", "192.0.2.2:5000"], false, true) else {
+        return;
+    };
+    talk(&pair, true);
+}
+
+#[test]
+fn over_ipv4_they_begin_with_preshared_key() {
+    let Some(pair) = pair(["192.0.2.1:5000", "192.0.2.2:5000"], true, false) else {
+        return;
+    };
+    talk(&pair, false);
+}
+
+#[test]
+fn over_ipv6_we_begin_with_preshared_key() {
+    let Some(pair) = pair(["[2001:db8::1]:5000", "[2001:db8::2]:5000"], true, true) else {
+        return;
+    };
+    talk(&pair, true);
+}
+
+#[test]
+fn over_ipv6_they_begin() {
+    let Some(pair) = pair(["[2001:db8::1]:5000", "[2001:db8::2]:5000"], false, false) else {
+        return;
+    };
+    talk(&pair, false);
+}
+
+/// A session lives 120 s before its successor is made: 130 s of pings see it change without a loss.
+#[test]
+#[ignore = "takes 130 s"]
+fn through_a_rekey_without_loss() {
+    let Some(Pair { ours, theirs }) = pair(["192.0.2.1:5000", "192.0.2.2:5000"], true, true) else {
+        return;
+    };
+    ours.until("answered", |host| host.pings("10.1.0.2"));
+    let handshake = |host: &Host| host.sh("wg show wg0 latest-handshakes");
+    let before = handshake(&ours);
+    let pings = ours.sh(
+        "ping -q -i 0.05 -w 130 10.1.0.2 | grep -o '[0-9]* packets transmitted, [0-9]* received'",
+    );
+    let counts: Vec<&str> = pings
+        .split_whitespace()
+        .filter(|word| word.parse::<u32>().is_ok())
+        .collect();
+    assert_eq!(counts[0], counts[1], "{pings}");
+    assert_ne!(handshake(&ours), before);
+    sleep(Duration::from_millis(10));
+    assert_eq!(
+        handshake(&ours).split_whitespace().nth(1),
+        handshake(&theirs).split_whitespace().nth(1)
+    );
+}
