@@ -15,6 +15,7 @@ pub mod error;
 pub mod events;
 pub mod namespace;
 pub mod netlink;
+pub mod nft;
 pub mod notify;
 pub mod offload;
 pub mod process;

@@ -10,12 +10,14 @@ mod address;
 mod events;
 mod link;
 mod route;
-mod wire;
+mod rule;
+pub(crate) mod wire;
 
 pub use address::IfAddress;
 pub use events::{LinkEvent, LinkEvents};
 pub use link::Link;
 pub use route::{Route, RouteKind, RouteTo, PROTO_BOOT, PROTO_KERNEL, PROTO_STATIC, TABLE_MAIN};
+pub use rule::{Family, Rule, RuleAction, TABLE_LOCAL};
 
 use crate::error::{Context, Error, Result};
 use crate::sys::{self, Zeroed};
@@ -38,9 +40,13 @@ pub struct Netlink {
 impl Netlink {
     /// Opens the conversation. It stays with its namespace when the process moves on.
     pub fn open() -> Result<Self> {
+        Self::with(libc::NETLINK_ROUTE)
+    }
+
+    /// Opens a conversation with another part of the kernel (NETLINK_…).
+    pub(crate) fn with(protocol: libc::c_int) -> Result<Self> {
         let what = || "open a netlink socket";
-        let fd =
-            sys::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE).context(what)?;
+        let fd = sys::socket(libc::AF_NETLINK, libc::SOCK_RAW, protocol).context(what)?;
         // Both are refinements older kernels may lack: explanations in errors, and dumps filtered by the kernel.
         for option in [
             libc::NETLINK_EXT_ACK,
@@ -56,15 +62,26 @@ impl Netlink {
         })
     }
 
+    /// The number of the next request.
+    pub(crate) fn next_sequence(&self) -> u32 {
+        let sequence = self.sequence.get().wrapping_add(1);
+        self.sequence.set(sequence);
+        sequence
+    }
+
+    /// The socket itself.
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
     /// Sends a request and hands every answer to `each`, until the kernel's acknowledgement or end of the dump.
-    fn ask(
+    pub(crate) fn ask(
         &self,
         mut request: Request,
         what: &str,
         mut each: impl FnMut(Message<'_>),
     ) -> Result<()> {
-        let sequence = self.sequence.get().wrapping_add(1);
-        self.sequence.set(sequence);
+        let sequence = self.next_sequence();
         let bytes = request.finish(sequence);
         sys::write(self.fd.as_fd(), bytes).context(|| what)?;
         let mut buffer = vec![0; BUFFER];
@@ -94,7 +111,7 @@ impl Netlink {
     }
 }
 
-fn failure(what: &str, errno: i32, reason: Option<&str>) -> Error {
+pub(crate) fn failure(what: &str, errno: i32, reason: Option<&str>) -> Error {
     let what = match reason {
         Some(reason) => format!("{what} ({reason})"),
         None => what.to_owned(),
@@ -102,7 +119,7 @@ fn failure(what: &str, errno: i32, reason: Option<&str>) -> Error {
     Error::new(what, io::Error::from_raw_os_error(errno))
 }
 
-fn bind(fd: &OwnedFd, groups: u32) -> io::Result<()> {
+pub(crate) fn bind(fd: &OwnedFd, groups: u32) -> io::Result<()> {
     let mut address = libc::sockaddr_nl::zeroed();
     address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
     address.nl_groups = groups;
@@ -112,7 +129,7 @@ fn bind(fd: &OwnedFd, groups: u32) -> io::Result<()> {
 }
 
 /// One datagram of messages. MSG_TRUNC tells a cut one apart, which must not be taken for the whole.
-fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
     let n = sys::retry(|| {
         // SAFETY: the pointer and length describe `buffer`, which is exclusively borrowed.
         sys::check_len(unsafe {

@@ -100,6 +100,18 @@ impl Netlink {
         Ok(routes)
     }
 
+    /// The routes of a table that need no link: unreachable ones and the like.
+    pub fn routes_of_no_link(&self, table: u32) -> Result<Vec<Route>> {
+        let mut routes = self.routes(0, Some(table))?;
+        // IPv6 hangs them on the loopback link (net/ipv6/route.c), whose number is 1 in every namespace.
+        let rest = self.routes(1, Some(table))?;
+        routes.extend(rest.into_iter().filter(|r| r.kind != RouteKind::Unicast));
+        for route in &mut routes {
+            route.ifindex = 0;
+        }
+        Ok(routes)
+    }
+
     /// Adds a route. `AlreadyExists` when the same is there.
     pub fn add_route(&self, route: &Route) -> Result<()> {
         let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;

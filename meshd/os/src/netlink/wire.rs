@@ -20,11 +20,11 @@ const ATTR_KIND: u16 = 0x3fff;
 const NESTED: u16 = 0x8000;
 
 /// A request being built.
-pub(super) struct Request(Vec<u8>);
+pub(crate) struct Request(Vec<u8>);
 
 impl Request {
     /// A request of `kind` (RTM_…) with `flags` beside NLM_F_REQUEST, which begins with `body` (ifinfomsg, …).
-    pub(super) fn new(kind: u16, flags: i32, body: &[u8]) -> Self {
+    pub(crate) fn new(kind: u16, flags: i32, body: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(128);
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -43,7 +43,7 @@ impl Request {
     }
 
     /// Appends an attribute.
-    pub(super) fn attr(mut self, kind: u16, value: &[u8]) -> Self {
+    pub(crate) fn attr(mut self, kind: u16, value: &[u8]) -> Self {
         self.0
             .extend_from_slice(&((ATTR + value.len()) as u16).to_ne_bytes());
         self.0.extend_from_slice(&kind.to_ne_bytes());
@@ -53,12 +53,12 @@ impl Request {
     }
 
     /// Appends a number.
-    pub(super) fn u32(self, kind: u16, value: u32) -> Self {
+    pub(crate) fn u32(self, kind: u16, value: u32) -> Self {
         self.attr(kind, &value.to_ne_bytes())
     }
 
     /// Appends an address.
-    pub(super) fn ip(self, kind: u16, ip: IpAddr) -> Self {
+    pub(crate) fn ip(self, kind: u16, ip: IpAddr) -> Self {
         match ip {
             IpAddr::V4(ip) => self.attr(kind, &ip.octets()),
             IpAddr::V6(ip) => self.attr(kind, &ip.octets()),
@@ -66,14 +66,14 @@ impl Request {
     }
 
     /// Appends a name with its final zero.
-    pub(super) fn name(self, kind: u16, name: &str) -> Self {
+    pub(crate) fn name(self, kind: u16, name: &str) -> Self {
         let mut bytes = name.as_bytes().to_vec();
         bytes.push(0);
         self.attr(kind, &bytes)
     }
 
     /// Appends an attribute that holds those which `fill` appends.
-    pub(super) fn nest(mut self, kind: u16, fill: impl FnOnce(Self) -> Self) -> Self {
+    pub(crate) fn nest(mut self, kind: u16, fill: impl FnOnce(Self) -> Self) -> Self {
         let at = self.0.len();
         self.0.extend_from_slice(&[0; 2]);
         self.0.extend_from_slice(&(kind | NESTED).to_ne_bytes());
@@ -84,7 +84,7 @@ impl Request {
     }
 
     /// Fills in length and sequence number; an acknowledgement is asked for unless it is a dump.
-    pub(super) fn finish(&mut self, sequence: u32) -> &[u8] {
+    pub(crate) fn finish(&mut self, sequence: u32) -> &[u8] {
         let len = self.0.len() as u32;
         self.0[..4].copy_from_slice(&len.to_ne_bytes());
         let flags = u16::from_ne_bytes([self.0[6], self.0[7]]);
@@ -98,20 +98,20 @@ impl Request {
 
 /// A received message.
 #[derive(Clone, Copy)]
-pub(super) struct Message<'a> {
+pub(crate) struct Message<'a> {
     /// RTM_… or NLMSG_…
-    pub(super) kind: u16,
+    pub(crate) kind: u16,
     /// NLM_F_…
-    pub(super) flags: u16,
+    pub(crate) flags: u16,
     /// The request it answers.
-    pub(super) sequence: u32,
+    pub(crate) sequence: u32,
     /// What follows the header.
-    pub(super) body: &'a [u8],
+    pub(crate) body: &'a [u8],
 }
 
 impl<'a> Message<'a> {
     /// The fixed part of `len` bytes, and the attributes behind it.
-    pub(super) fn split(&self, len: usize) -> Option<(&'a [u8], Attrs<'a>)> {
+    pub(crate) fn split(&self, len: usize) -> Option<(&'a [u8], Attrs<'a>)> {
         let fixed = self.body.get(..len)?;
         Some((
             fixed,
@@ -120,7 +120,7 @@ impl<'a> Message<'a> {
     }
 
     /// Of NLMSG_ERROR and NLMSG_DONE: the errno and the kernel's explanation; `None` when it is a success.
-    pub(super) fn error(&self) -> Option<(i32, Option<&'a str>)> {
+    pub(crate) fn error(&self) -> Option<(i32, Option<&'a str>)> {
         let errno = -i32_at(self.body, 0).unwrap_or(0);
         if errno == 0 {
             return None;
@@ -143,7 +143,7 @@ impl<'a> Message<'a> {
 }
 
 /// The messages of one datagram.
-pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let len = u32_at(bytes, 0)? as usize;
         let body = bytes.get(HEADER..len)?;
@@ -160,11 +160,11 @@ pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
 
 /// A run of attributes.
 #[derive(Clone, Copy)]
-pub(super) struct Attrs<'a>(pub(super) &'a [u8]);
+pub(crate) struct Attrs<'a>(pub(super) &'a [u8]);
 
 impl<'a> Attrs<'a> {
     /// Kind and value of each.
-    pub(super) fn iter(self) -> impl Iterator<Item = (u16, &'a [u8])> {
+    pub(crate) fn iter(self) -> impl Iterator<Item = (u16, &'a [u8])> {
         let mut rest = self.0;
         std::iter::from_fn(move || {
             let len = u16_at(rest, 0)? as usize;
@@ -176,29 +176,29 @@ impl<'a> Attrs<'a> {
     }
 
     /// The value of the first attribute of `kind`.
-    pub(super) fn get(self, kind: u16) -> Option<&'a [u8]> {
+    pub(crate) fn get(self, kind: u16) -> Option<&'a [u8]> {
         self.iter()
             .find(|(k, _)| *k == kind)
             .map(|(_, value)| value)
     }
 
     /// The attributes inside that of `kind`.
-    pub(super) fn nested(self, kind: u16) -> Option<Attrs<'a>> {
+    pub(crate) fn nested(self, kind: u16) -> Option<Attrs<'a>> {
         self.get(kind).map(Attrs)
     }
 
     /// A number.
-    pub(super) fn u32(self, kind: u16) -> Option<u32> {
+    pub(crate) fn u32(self, kind: u16) -> Option<u32> {
         u32_at(self.get(kind)?, 0)
     }
 
     /// A name, without its final zero.
-    pub(super) fn name(self, kind: u16) -> Option<&'a str> {
+    pub(crate) fn name(self, kind: u16) -> Option<&'a str> {
         text(self.get(kind)?)
     }
 
     /// An address of either family, told apart by its length.
-    pub(super) fn ip(self, kind: u16) -> Option<IpAddr> {
+    pub(crate) fn ip(self, kind: u16) -> Option<IpAddr> {
         let value = self.get(kind)?;
         if let Ok(octets) = <[u8; 4]>::try_from(value) {
             return Some(Ipv4Addr::from(octets).into());
@@ -215,7 +215,7 @@ fn text(value: &[u8]) -> Option<&str> {
 }
 
 /// The number at byte `at`.
-pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes
         .get(at..at + 2)?
         .try_into()
@@ -224,7 +224,7 @@ pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 }
 
 /// The number at byte `at`.
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes
         .get(at..at + 4)?
         .try_into()

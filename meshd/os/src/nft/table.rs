@@ -1,0 +1,173 @@
+//! What a table of ours holds, as values.
+use crate::netlink::Family;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+
+/// A table with one chain: at the end of postrouting, so it sees every packet that leaves, forwarded ones too. What no
+/// rule accepts is dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Its name among the tables of family `inet`.
+    pub name: String,
+    /// The first that matches decides.
+    pub rules: Vec<Rule>,
+}
+
+/// All matches must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// What must hold.
+    pub matches: Vec<Match>,
+    /// What happens then.
+    pub verdict: Verdict,
+}
+
+/// What happens to a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It leaves, unless another table drops it.
+    Accept,
+    /// It is dropped.
+    Drop,
+}
+
+/// Something that holds for a packet or doesn't.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Match {
+    /// It leaves through the link of that name.
+    OutLink(String),
+    /// Its mark, all 32 bits of it.
+    Mark(u32),
+    /// Its IP version.
+    Family(Family),
+    /// Protocol number of IP (IPPROTO_…), behind IPv6's extension headers.
+    IpProtocol(u8),
+    /// Source port of TCP or UDP; put an [`Match::IpProtocol`] before it.
+    SourcePort(u16),
+    /// Destination port of TCP or UDP; put an [`Match::IpProtocol`] before it.
+    Port(u16),
+    /// It isn't the first of a TCP connection (SYN without ACK); put an [`Match::IpProtocol`] before it.
+    NotFirstOfTcp,
+    /// An ICMPv6 message of one of these types, sent with this hop limit.
+    Icmpv6 {
+        /// Types, both ends included.
+        types: RangeInclusive<u8>,
+        /// The hop limit.
+        hop_limit: u8,
+    },
+    /// Its destination is in one of these networks (address, prefix length in bits) of that family; others are ignored.
+    Destination(Family, Vec<(IpAddr, u8)>),
+}
+
+impl Rule {
+    /// A rule that accepts.
+    pub fn accept(matches: Vec<Match>) -> Self {
+        Self {
+            matches,
+            verdict: Verdict::Accept,
+        }
+    }
+
+    /// A rule that drops.
+    pub fn drop(matches: Vec<Match>) -> Self {
+        Self {
+            matches,
+            verdict: Verdict::Drop,
+        }
+    }
+}
+
+/// The addresses of the networks of a family as ranges that neither overlap nor touch, in order; both ends are included.
+/// IPv4 addresses are numbers below 2³².
+pub(super) fn ranges(family: Family, networks: &[(IpAddr, u8)]) -> Vec<(u128, u128)> {
+    let mut ranges: Vec<(u128, u128)> = networks
+        .iter()
+        .filter(|(ip, _)| Family::of(*ip) == family)
+        .map(|&(ip, prefix)| {
+            let (number, bits) = match ip {
+                IpAddr::V4(ip) => (u128::from(u32::from(ip)), 32),
+                IpAddr::V6(ip) => (u128::from(ip), 128),
+            };
+            let host = host_mask(bits, prefix);
+            (number & !host, number | host)
+        })
+        .collect();
+    ranges.sort_unstable();
+    let mut merged: Vec<(u128, u128)> = Vec::new();
+    for (first, last) in ranges {
+        match merged.last_mut() {
+            Some(before) if first <= before.1.saturating_add(1) => before.1 = before.1.max(last),
+            _ => merged.push((first, last)),
+        }
+    }
+    merged
+}
+
+/// The bits of an address that a prefix leaves to hosts.
+fn host_mask(bits: u8, prefix: u8) -> u128 {
+    match bits.saturating_sub(prefix) {
+        128.. => u128::MAX,
+        host => (1 << host) - 1,
+    }
+}
+
+/// An address of a family as the kernel wants it: in network byte order.
+pub(super) fn octets(family: Family, number: u128) -> Vec<u8> {
+    match family {
+        // The high bits are zero, see `ranges`.
+        Family::V4 => Ipv4Addr::from(number as u32).octets().to_vec(),
+        Family::V6 => Ipv6Addr::from(number).octets().to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(text: &str) -> (IpAddr, u8) {
+        let (ip, prefix) = text.split_once('/').unwrap();
+        (ip.parse().unwrap(), prefix.parse().unwrap())
+    }
+
+    fn shown(family: Family, networks: &[&str]) -> Vec<String> {
+        let networks: Vec<_> = networks.iter().map(|text| network(text)).collect();
+        let ip = |number| match family {
+            Family::V4 => IpAddr::from(Ipv4Addr::from(number as u32)),
+            Family::V6 => IpAddr::from(Ipv6Addr::from(number)),
+        };
+        ranges(family, &networks)
+            .into_iter()
+            .map(|(first, last)| format!("{}-{}", ip(first), ip(last)))
+            .collect()
+    }
+
+    #[test]
+    fn networks_become_ranges_apart() {
+        assert_eq!(shown(Family::V4, &[]), [""; 0]);
+        assert_eq!(
+            shown(
+                Family::V4,
+                &[
+                    "10.0.1.0/24",
+                    "10.0.0.0/24",
+                    "10.0.0.9/32",
+                    "fd00::/8",
+                    "192.168.0.0/16"
+                ]
+            ),
+            ["10.0.0.0-10.0.1.255", "192.168.0.0-192.168.255.255"]
+        );
+        assert_eq!(
+            shown(Family::V4, &["0.0.0.0/0", "255.255.255.255/32"]),
+            ["0.0.0.0-255.255.255.255"]
+        );
+        assert_eq!(
+            shown(Family::V6, &["::/0", "fd00::1/128"]),
+            ["::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]
+        );
+        assert_eq!(
+            shown(Family::V6, &["fd00::1/128", "fd00::3/128"]),
+            ["fd00::1-fd00::1", "fd00::3-fd00::3"]
+        );
+    }
+}
