@@ -1,11 +1,14 @@
-"""Strategies: meshes of every shape the language has, as the text of a mesh.yaml and as a Spec."""
+"""Strategies: meshes of every shape the language has, as the data of a mesh.yaml and as a Spec."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from hypothesis import strategies as st
+
+from meshctl.core import tree
+from meshctl.core.parse import parse
+from meshctl.core.spec import Spec
 
 NAMES = [*"abcdefgh", "no", "null", "db-1", "x0", "y" * 63]
 GROUPS = ["web", "dbs", "ci"]
@@ -71,6 +74,19 @@ def links(draw: st.DrawFn, names: list[str], data: dict[str, Any]) -> Any:
     return [f"{a} -- {b}" for a, b in pairs if a != b or a not in names]
 
 
-def text(data: dict[str, Any]) -> str:
-    """JSON is YAML."""
-    return json.dumps(data)
+def tree_of(value: Any, line: int = 1, column: int = 1) -> tree.Tree:
+    """The tree that YAML makes of this data; each entry stands on a line of its own, which is all that tests ask."""
+    if isinstance(value, dict):
+        entries = [(k, v, line + i + 1) for i, (k, v) in enumerate(value.items())]
+        return tree.Map(
+            tuple(tree.Entry(tree.Scalar(k, k, at, column), tree_of(v, at, column + 2)) for k, v, at in entries),
+            line,
+            column,
+        )
+    if isinstance(value, list):
+        return tree.Seq(tuple(tree_of(item, line, column + i) for i, item in enumerate(value)), line, column)
+    return tree.Scalar(value, "null" if value is None else str(value), line, column)
+
+
+def spec_from(data: dict[str, Any]) -> Spec:
+    return parse(tree_of(data), "mesh.yaml")
