@@ -1,31 +1,25 @@
 //! Who works on a batch: ring, packet by packet, or our own lanes.
 //!
 //! Decided by what the processor has, by a comparison with ring made once, by `MESHD_AEAD` (`ring`: never our lanes;
-//! `avx2`: always, where they exist, for measurements and tests), and by the batch itself. Measured with the `bench`
-//! example on an EPYC 7003 with AVX2: eight packets of 64 bytes are sealed 2.2 times as fast as by ring on a core
-//! of one's own and 1.4 times where the core is shared with another busy thread; at 256 bytes it is 1.4 and 1.0, at
-//! 1424 bytes 1.1 and 0.85. ring's cost is mostly per packet, ours per byte. So: several packets, short on average.
-
-use crate::key::Packet;
+//! `avx2`: always, where they exist, for measurements and tests), and by the batch itself. ring's cost is mostly per
+//! packet, ours per byte: our lanes pay for several packets, short on average. The limits are set where the `bench`
+//! example never saw a loss on an EPYC 7003, neither on a quiet core nor on one whose execution units were shared
+//! with another busy thread, which costs our lanes more than ring; README.md has the table.
 
 /// Fewer packets don't fill the lanes.
-const MIN_PACKETS: usize = 6;
+#[cfg(target_arch = "x86_64")]
+pub(crate) const MIN_TO_SEAL: usize = 4;
+/// Opening has a start of its own: a packet's tag must be known before its text joins the others.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const MIN_TO_OPEN: usize = 6;
 
 /// Longest average of text and tag, in bytes, that pays.
-const MAX_AVERAGE: usize = 192 + crate::TAG_LEN;
+#[cfg(target_arch = "x86_64")]
+const MAX_AVERAGE: usize = 256 + crate::TAG_LEN;
 
 /// Says for the log what batches are worked on with, and why.
 pub fn in_use() -> &'static str {
     native::in_use()
-}
-
-/// Whether our lanes are expected to be faster than ring. Packets may be malformed.
-#[cfg(any(target_arch = "x86_64", test))]
-pub(crate) fn pays(packets: &[Packet]) -> bool {
-    let bytes = packets
-        .iter()
-        .fold(0, |sum: usize, packet| sum.saturating_add(packet.len));
-    packets.len() >= MIN_PACKETS && bytes <= MAX_AVERAGE * packets.len()
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -35,7 +29,7 @@ pub(crate) use native::lanes_for;
 mod native {
     use std::sync::OnceLock;
 
-    use super::pays;
+    use super::MAX_AVERAGE;
     use crate::key::{self, Packet};
     use crate::lanes::avx2::Avx2;
 
@@ -68,10 +62,14 @@ mod native {
         })
     }
 
-    /// The lanes that should do this batch, if any.
-    pub(crate) fn lanes_for(packets: &[Packet]) -> Option<Avx2> {
+    /// The lanes that should do this batch of `min` packets at least, if any. Packets may be malformed.
+    pub(crate) fn lanes_for(packets: &[Packet], min: usize) -> Option<Avx2> {
+        let bytes = packets
+            .iter()
+            .fold(0, |sum: usize, packet| sum.saturating_add(packet.len));
+        let pays = packets.len() >= min && bytes <= MAX_AVERAGE * packets.len();
         match choice() {
-            Choice::Avx2 { lanes, always } if *always || pays(packets) => Some(*lanes),
+            Choice::Avx2 { lanes, always } if *always || pays => Some(*lanes),
             _ => None,
         }
     }

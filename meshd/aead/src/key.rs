@@ -10,7 +10,7 @@ use core::mem::MaybeUninit;
 use ring::aead::{Aad, LessSafeKey, Nonce, UnboundKey, CHACHA20_POLY1305};
 use zeroize::Zeroize;
 
-#[cfg(any(target_arch = "x86_64", test))]
+#[cfg(target_arch = "x86_64")]
 use crate::batch::Context;
 use crate::TAG_LEN;
 #[cfg(target_arch = "x86_64")]
@@ -139,7 +139,7 @@ impl Key {
             "packet outside of its buffer"
         );
         #[cfg(target_arch = "x86_64")]
-        if let Some(lanes) = choice::lanes_for(packets) {
+        if let Some(lanes) = choice::lanes_for(packets, choice::MIN_TO_SEAL) {
             return lanes.seal(&self.secret.context(), buf, packets);
         }
         self.seal_by_ring(buf, packets);
@@ -181,7 +181,7 @@ impl Key {
     /// that is not valid holds is unspecified, but never the plaintext.
     pub fn open_batch(&self, buf: &mut [u8], packets: &mut [Packet]) {
         #[cfg(target_arch = "x86_64")]
-        if let Some(lanes) = choice::lanes_for(packets) {
+        if let Some(lanes) = choice::lanes_for(packets, choice::MIN_TO_OPEN) {
             if packets.iter().all(|packet| packet.is_within(buf)) {
                 return lanes.open(&self.secret.context(), buf, packets);
             }
@@ -253,7 +253,7 @@ fn nonce(counter: u64) -> Nonce {
 struct Secret {
     /// Always initialised, from `new` until `drop`.
     ring: MaybeUninit<LessSafeKey>,
-    #[cfg(any(target_arch = "x86_64", test))]
+    #[cfg(target_arch = "x86_64")]
     words: [u32; 8],
 }
 
@@ -262,7 +262,7 @@ impl Secret {
         match UnboundKey::new(&CHACHA20_POLY1305, key) {
             Ok(unbound) => Self {
                 ring: MaybeUninit::new(LessSafeKey::new(unbound)),
-                #[cfg(any(target_arch = "x86_64", test))]
+                #[cfg(target_arch = "x86_64")]
                 words: core::array::from_fn(|i| {
                     u32::from_le_bytes([key[4 * i], key[4 * i + 1], key[4 * i + 2], key[4 * i + 3]])
                 }),
@@ -277,7 +277,7 @@ impl Secret {
         unsafe { self.ring.assume_init_ref() }
     }
 
-    #[cfg(any(target_arch = "x86_64", test))]
+    #[cfg(target_arch = "x86_64")]
     fn context(&self) -> Context<'_> {
         Context {
             key: &self.words,
@@ -292,7 +292,7 @@ impl Drop for Secret {
         // SAFETY: initialised since `new`; nobody can look at it after `drop`.
         unsafe { self.ring.assume_init_drop() };
         self.ring.zeroize();
-        #[cfg(any(target_arch = "x86_64", test))]
+        #[cfg(target_arch = "x86_64")]
         self.words.zeroize();
     }
 }

@@ -1,5 +1,6 @@
 //! `MESHD_AEAD` as a process sees it, which looks at it once: so each value gets a process of its own.
 
+#![cfg(target_arch = "x86_64")] // elsewhere there is nothing to switch
 #![allow(clippy::expect_used)] // a test may stop at the first surprise
 
 use std::process::Command;
@@ -41,7 +42,6 @@ fn ring_switches_the_lanes_off() {
 }
 
 #[test]
-#[cfg(target_arch = "x86_64")]
 fn the_lanes_are_used_where_they_exist() {
     let lanes = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2");
     let expect = |with: &'static str| if lanes { with } else { "ring (no AVX2)" };

@@ -1,4 +1,7 @@
 //! The lanes in AVX2's 256-bit registers. Unsafe: instructions that not every x86-64 processor has.
+//!
+//! Intrinsics, except for the rounds, which are assembly: their speed hangs on which of the sixteen state words waits
+//! in memory for a register, and compilers choose badly.
 
 use core::arch::asm;
 use core::arch::x86_64::*;
@@ -22,15 +25,10 @@ impl Avx2 {
 struct Aligned([[u8; 32]; 2]);
 
 /// Byte shuffles that rotate each 32-bit word left by 16 and by 8 bits.
+#[rustfmt::skip]
 static ROTATIONS: Aligned = Aligned([
-    [
-        2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9,
-        14, 15, 12, 13,
-    ],
-    [
-        3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14, 3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10,
-        15, 12, 13, 14,
-    ],
+    [2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13],
+    [3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14, 3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14],
 ]);
 
 /// Two quarter rounds abreast, on registers a, b and d of the given numbers and on c0 and c1.
@@ -43,102 +41,27 @@ macro_rules! pair {
     };
 }
 
-/// Half of that: rotations by a byte shuffle, and by a shift left and one right.
+/// Half of that: a += b, d ^= a, d rotated by a byte shuffle; c += d, b ^= c, b rotated by two shifts.
+#[rustfmt::skip]
 macro_rules! half {
     ($a0:literal $b0:literal $d0:literal, $a1:literal $b1:literal $d1:literal, $shuffle:literal, $left:literal, $right:literal) => {
         concat!(
-            "vpaddd {a",
-            $a0,
-            "}, {a",
-            $a0,
-            "}, {b",
-            $b0,
-            "}\n",
-            "vpaddd {a",
-            $a1,
-            "}, {a",
-            $a1,
-            "}, {b",
-            $b1,
-            "}\n",
-            "vpxor {d",
-            $d0,
-            "}, {d",
-            $d0,
-            "}, {a",
-            $a0,
-            "}\n",
-            "vpxor {d",
-            $d1,
-            "}, {d",
-            $d1,
-            "}, {a",
-            $a1,
-            "}\n",
-            "vpshufb {d",
-            $d0,
-            "}, {d",
-            $d0,
-            "}, ",
-            $shuffle,
-            "\n",
-            "vpshufb {d",
-            $d1,
-            "}, {d",
-            $d1,
-            "}, ",
-            $shuffle,
-            "\n",
-            "vpaddd {c0}, {c0}, {d",
-            $d0,
-            "}\n",
-            "vpaddd {c1}, {c1}, {d",
-            $d1,
-            "}\n",
-            "vpxor {b",
-            $b0,
-            "}, {b",
-            $b0,
-            "}, {c0}\n",
-            "vpxor {b",
-            $b1,
-            "}, {b",
-            $b1,
-            "}, {c1}\n",
-            "vpslld {t0}, {b",
-            $b0,
-            "}, ",
-            $left,
-            "\n",
-            "vpslld {t1}, {b",
-            $b1,
-            "}, ",
-            $left,
-            "\n",
-            "vpsrld {b",
-            $b0,
-            "}, {b",
-            $b0,
-            "}, ",
-            $right,
-            "\n",
-            "vpsrld {b",
-            $b1,
-            "}, {b",
-            $b1,
-            "}, ",
-            $right,
-            "\n",
-            "vpor {b",
-            $b0,
-            "}, {b",
-            $b0,
-            "}, {t0}\n",
-            "vpor {b",
-            $b1,
-            "}, {b",
-            $b1,
-            "}, {t1}\n"
+            "vpaddd {a", $a0, "}, {a", $a0, "}, {b", $b0, "}\n",
+            "vpaddd {a", $a1, "}, {a", $a1, "}, {b", $b1, "}\n",
+            "vpxor {d", $d0, "}, {d", $d0, "}, {a", $a0, "}\n",
+            "vpxor {d", $d1, "}, {d", $d1, "}, {a", $a1, "}\n",
+            "vpshufb {d", $d0, "}, {d", $d0, "}, ", $shuffle, "\n",
+            "vpshufb {d", $d1, "}, {d", $d1, "}, ", $shuffle, "\n",
+            "vpaddd {c0}, {c0}, {d", $d0, "}\n",
+            "vpaddd {c1}, {c1}, {d", $d1, "}\n",
+            "vpxor {b", $b0, "}, {b", $b0, "}, {c0}\n",
+            "vpxor {b", $b1, "}, {b", $b1, "}, {c1}\n",
+            "vpslld {t0}, {b", $b0, "}, ", $left, "\n",
+            "vpslld {t1}, {b", $b1, "}, ", $left, "\n",
+            "vpsrld {b", $b0, "}, {b", $b0, "}, ", $right, "\n",
+            "vpsrld {b", $b1, "}, {b", $b1, "}, ", $right, "\n",
+            "vpor {b", $b0, "}, {b", $b0, "}, {t0}\n",
+            "vpor {b", $b1, "}, {b", $b1, "}, {t1}\n",
         )
     };
 }
@@ -190,7 +113,7 @@ impl Lanes for Avx2 {
 
     fn seal(self, context: &Context<'_>, buf: &mut [u8], packets: &[Packet]) {
         #[target_feature(enable = "avx2,bmi2")]
-        unsafe fn compiled(lanes: Avx2, context: &Context<'_>, buf: &mut [u8], packets: &[Packet]) {
+        fn compiled(lanes: Avx2, context: &Context<'_>, buf: &mut [u8], packets: &[Packet]) {
             batch::seal(lanes, context, buf, packets);
         }
         // SAFETY: `self` proves both features.
@@ -199,12 +122,7 @@ impl Lanes for Avx2 {
 
     fn open(self, context: &Context<'_>, buf: &mut [u8], packets: &mut [Packet]) {
         #[target_feature(enable = "avx2,bmi2")]
-        unsafe fn compiled(
-            lanes: Avx2,
-            context: &Context<'_>,
-            buf: &mut [u8],
-            packets: &mut [Packet],
-        ) {
+        fn compiled(lanes: Avx2, context: &Context<'_>, buf: &mut [u8], packets: &mut [Packet]) {
             batch::open(lanes, context, buf, packets);
         }
         // SAFETY: `self` proves both features.
