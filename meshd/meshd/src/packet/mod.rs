@@ -27,14 +27,16 @@ mod tx;
 pub use shared::{Notices, ProbeArrival};
 pub use switches::Switches;
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use meshd_os::tun::Tun;
-use meshd_os::udp::{Source, UdpPair};
-use meshd_os::{Error, Result};
+use meshd_os::udp::{Source, UdpPair, UdpSocket};
+use meshd_os::{events, Error, Result};
 use meshd_proto::{Datagram, Reader};
 
 use crate::probe::ProbeMark;
@@ -105,27 +107,31 @@ impl Plane {
         self.shared.take_notices()
     }
 
-    /// Sends handshake messages and whatever else the core wants sent, from the calling thread. What can't be sent is dropped,
-    /// as the network would.
+    /// Sends handshake messages and whatever else the core wants sent, from the calling thread. Where the socket is full of
+    /// data it waits a moment for room, since a lost handshake costs seconds; what still can't be sent is dropped, as the
+    /// network would.
     pub fn send(&self, datagrams: &[Datagram]) {
         let sockets = self.shared.sockets();
         for datagram in datagrams {
-            let Some(socket) = sockets.towards(&datagram.to.remote) else {
-                continue;
-            };
-            let source = datagram.to.local.map(|l| Source {
-                ip: l.ip,
-                ifindex: l.ifindex,
-            });
-            let bytes = &datagram.bytes;
-            let _ = socket.send(
-                bytes,
-                bytes.len(),
-                &datagram.to.remote,
-                source.as_ref(),
-                0,
-                false,
-            );
+            if let Some(socket) = sockets.towards(&datagram.to.remote) {
+                self.send_one(socket, datagram);
+            }
+        }
+    }
+
+    fn send_one(&self, socket: &UdpSocket, Datagram { to, bytes }: &Datagram) {
+        let source = to.local.map(|l| Source {
+            ip: l.ip,
+            ifindex: l.ifindex,
+        });
+        for _ in 0..PATIENT_TRIES {
+            match socket.send(bytes, bytes.len(), &to.remote, source.as_ref(), 0, false) {
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    let (room, stop) = (socket.as_fd(), self.shared.tx_kick.as_fd());
+                    let _ = events::wait_writable(room, stop, Some(PATIENCE));
+                }
+                _ => return,
+            }
         }
     }
 
@@ -198,6 +204,10 @@ impl Drop for Plane {
         }
     }
 }
+
+/// How long control waits for room in the socket, and how often.
+const PATIENCE: Duration = Duration::from_millis(5);
+const PATIENT_TRIES: usize = 4;
 
 /// Enough for the arrays that system calls fill, and no more.
 const STACK: usize = 256 << 10;

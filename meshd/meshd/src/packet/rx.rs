@@ -98,9 +98,9 @@ impl Rx {
                                 break;
                             }
                         }
-                        // Anything else is an error that belongs to a packet sent earlier; it has been taken by asking.
+                        // Anything else belongs to a packet sent earlier and is taken by asking, or may last: don't spin.
                         Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                        Err(_) => {}
+                        Err(_) => std::thread::sleep(Duration::from_millis(1)),
                     }
                 }
             }

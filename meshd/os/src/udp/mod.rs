@@ -38,7 +38,8 @@ pub struct UdpOptions {
     pub mark: u32,
     /// Receive buffer in bytes; the kernel's limit (net.core.rmem_max) is overridden when permitted.
     pub receive_buffer: usize,
-    /// Send buffer in bytes; bounds what queues below this process.
+    /// Send buffer in bytes: what may queue below this process, about a millisecond of a fast link by default. A sender that
+    /// waits for room then leaves the rest where it can still be dropped.
     pub send_buffer: usize,
     /// Let the kernel merge what arrives (UDP_GRO).
     pub gro: bool,
@@ -52,7 +53,7 @@ impl Default for UdpOptions {
             port: 0,
             mark: 0,
             receive_buffer: 4 << 20,
-            send_buffer: 1 << 20,
+            send_buffer: 256 << 10,
             gro: true,
             gso: true,
         }

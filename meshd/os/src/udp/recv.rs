@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 
 /// Most slots of a batch.
-pub const MAX_SLOTS: usize = 64;
+pub const MAX_SLOTS: usize = 16;
 /// A slot holds the largest UDP payload, merged or not.
 pub const SLOT_LEN: usize = 65536;
 

@@ -1,0 +1,218 @@
+//! Laws: what is merged and cut again is what came, in order, whatever came; and no bytes make the code panic.
+use super::super::*;
+use super::{cut, merge, Recipe, BOTH};
+use crate::checksum;
+use proptest::prelude::*;
+use std::collections::HashMap;
+
+/// An identification under DF means nothing (RFC 6864) and may change.
+fn without_id(mut packet: Vec<u8>) -> Vec<u8> {
+    if packet.len() >= 20 && packet[0] == 0x45 && packet[6] == 0x40 {
+        packet[4..6].fill(0);
+        let (header, _) = packet.split_at_mut(20);
+        if checksum::verifies(header, 0) {
+            return packet;
+        }
+        checksum::fill_ipv4(header);
+    }
+    packet
+}
+
+type ByFlow = HashMap<Option<(u8, Vec<u8>, Vec<u8>)>, Vec<Vec<u8>>>;
+
+fn by_flow(packets: &[Vec<u8>]) -> ByFlow {
+    let mut flows = ByFlow::new();
+    for packet in packets {
+        let flow = Headers::read(packet).and_then(|h| {
+            Some((
+                h.protocol,
+                packet[h.addresses()].to_vec(),
+                packet.get(h.upper..h.upper + 4)?.to_vec(),
+            ))
+        });
+        flows
+            .entry(flow)
+            .or_default()
+            .push(without_id(packet.clone()));
+    }
+    flows
+}
+
+fn recipe() -> impl Strategy<Value = Recipe> {
+    let ip = (
+        any::<bool>(),
+        any::<bool>(),
+        0u16..3,
+        0u8..4,
+        63u8..65,
+        any::<bool>(),
+    );
+    let odd = (
+        prop::bool::weighted(0.03),
+        prop::bool::weighted(0.05),
+        prop::bool::weighted(0.05),
+        any::<u8>(),
+    );
+    let flags = prop::sample::select(vec![
+        0x10u8, 0x10, 0x10, 0x10, 0x18, 0x11, 0x50, 0x90, 0x02, 0x30, 0x04,
+    ]);
+    let len = prop::sample::select(vec![
+        0usize, 1, 7, 100, 100, 100, 101, 1000, 1000, 1000, 1360,
+    ]);
+    (ip, odd, flags, len, 0u16..2).prop_map(
+        |((ipv4, tcp, port, tos, ttl, df), odd, flags, len, window)| Recipe {
+            port,
+            tos,
+            ttl,
+            df,
+            flags,
+            window,
+            more_fragments: odd.0,
+            ip_options: if odd.1 { vec![1, 1, 1, 0] } else { vec![] },
+            no_checksum: odd.2,
+            tcp_options: if odd.3 < 20 {
+                vec![]
+            } else {
+                vec![1, 1, 8, 10, 0, 0, 0, odd.3 & 1, 0, 0, 0, 2]
+            },
+            ..Recipe::plain(ipv4, tcp, vec![odd.3; len])
+        },
+    )
+}
+
+/// Packets of a few flows, mostly in sequence, some of them corrupted.
+fn traffic() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    let packet = (
+        recipe(),
+        1usize..30,
+        prop::bool::weighted(0.1),
+        prop::bool::weighted(0.05),
+        any::<prop::sample::Index>(),
+    );
+    prop::collection::vec(packet, 1..12).prop_map(|bursts| {
+        let mut next: HashMap<(bool, bool, u16), (u32, u16)> = HashMap::new();
+        let mut packets = Vec::new();
+        for (mut recipe, times, gap, corrupt, place) in bursts {
+            for _ in 0..times {
+                let state = next
+                    .entry((recipe.ipv4, recipe.tcp, recipe.port))
+                    .or_insert((u32::MAX - 3000, u16::MAX - 3));
+                (recipe.sequence, recipe.id) = *state;
+                *state = (
+                    state.0.wrapping_add(recipe.payload.len() as u32),
+                    state.1.wrapping_add(1),
+                );
+                packets.push(recipe.build());
+            }
+            if gap {
+                next.clear();
+            }
+            if corrupt {
+                let last = packets.len() - 1;
+                let at = place.index(packets[last].len());
+                packets[last][at] ^= 0x21;
+            }
+        }
+        // What the receive path would not hand on: a length that is not the packet's.
+        packets.retain(|p| packet_len(p) == Some(p.len()));
+        packets
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn merged_and_cut_is_what_came(packets in traffic(), tcp: bool, udp: bool) {
+        let writes = merge(&packets, Merging { tcp, udp });
+        prop_assert_eq!(by_flow(&cut(&writes)), by_flow(&packets));
+    }
+
+    #[test]
+    fn a_super_packet_is_cut_into_the_stream_it_holds(
+        ipv4: bool, tcp: bool, ext in prop::bool::weighted(0.2), size in 1u16..1500, len in 0usize..60000, fin: bool, cwr: bool, seed: u8,
+    ) {
+        let len = len.min(usize::from(size) * 200);
+        let payload: Vec<u8> = (0..len).map(|i| (i as u8).wrapping_mul(seed | 1)).collect();
+        let mut recipe = Recipe::plain(ipv4, tcp, payload.clone());
+        recipe.sequence = u32::MAX - 10;
+        recipe.flags = 0x18 | u8::from(fin) | u8::from(cwr) << 7;
+        if ext {
+            recipe.ip_options = vec![1, 1, 1, 0];
+        }
+        let mut packet = recipe.build();
+        let headers = Headers::read(&packet).unwrap();
+        let field = headers.upper + if tcp { 16 } else { 6 };
+        let pseudo = checksum::pseudo(&packet[headers.addresses()], headers.protocol, packet.len() - headers.upper);
+        packet[field..field + 2].copy_from_slice(&checksum::fold(pseudo).to_ne_bytes());
+        let gso = match (tcp, ipv4) { (true, true) => Gso::TcpV4, (true, false) => Gso::TcpV6, _ => Gso::Udp };
+        let checksum = Some((headers.upper as u16, (field - headers.upper) as u16));
+        let vnet = VnetHeader { gso, gso_size: size, header_len: 0, checksum };
+        let segments = cut(&[(vnet, packet.clone())]);
+        prop_assert_eq!(segments.len(), len.div_ceil(usize::from(size)).max(1));
+        let upper_len = if tcp { 32 } else { 8 };
+        let mut stream = Vec::<u8>::new();
+        for (i, segment) in segments.iter().enumerate() {
+            prop_assert_eq!(packet_len(segment), Some(segment.len()));
+            let h = Headers::read(segment).unwrap();
+            let pseudo = checksum::pseudo(&segment[h.addresses()], h.protocol, segment.len() - h.upper);
+            prop_assert!(checksum::verifies(&segment[h.upper..], pseudo));
+            if ipv4 {
+                prop_assert!(checksum::verifies(&segment[..h.upper], 0));
+                prop_assert_eq!(u16::from_be_bytes([segment[4], segment[5]]), i as u16);
+            }
+            let upper = &segment[h.upper..];
+            if tcp {
+                let sequence = u32::from_be_bytes([upper[4], upper[5], upper[6], upper[7]]);
+                prop_assert_eq!(sequence, recipe.sequence.wrapping_add(stream.len() as u32));
+                let last = i + 1 == segments.len();
+                prop_assert_eq!(upper[13] & 0x09, if last { recipe.flags & 0x09 } else { 0 });
+                prop_assert_eq!(upper[13] & 0x80 != 0, cwr && i == 0);
+            } else {
+                prop_assert_eq!(usize::from(u16::from_be_bytes([upper[4], upper[5]])), upper.len());
+            }
+            stream.extend(&upper[upper_len..]);
+        }
+        prop_assert_eq!(stream, payload);
+        // And put together again it is the same stream once more.
+        prop_assert_eq!(by_flow(&cut(&merge(&segments, BOTH))), by_flow(&segments));
+    }
+
+    #[test]
+    fn hostile_bytes_never_panic(vnet: [u8; VNET_LEN], mut packet in prop::collection::vec(any::<u8>(), 0..200), v6: bool, protocol in 0u8..64) {
+        if packet.len() > 20 {
+            packet[0] = if v6 { 0x60 } else { 0x45 };
+            packet[if v6 { 6 } else { 9 }] = protocol;
+        }
+        let _ = Headers::read(&packet);
+        if let Some(Ok(segments)) = VnetHeader::read(&vnet).map(|vnet| Segments::new(&vnet, &packet)) {
+            for i in 0..segments.count() {
+                let mut out = vec![0; segments.len(i)];
+                prop_assert!(!out.is_empty() && out.len() <= packet.len());
+                segments.write(i, &mut out);
+            }
+        }
+        let merged = merge(&[packet.clone(), packet.clone()], BOTH);
+        let alone = (VnetHeader::PLAIN, packet);
+        prop_assert_eq!(merged, [alone.clone(), alone]);
+    }
+
+    #[test]
+    fn a_true_packet_under_a_hostile_virtio_header(recipe in recipe(), vnet: [u8; VNET_LEN], kind in 0u8..6, near: bool) {
+        let packet = recipe.build();
+        let mut vnet = vnet;
+        vnet[1] = kind;
+        if near {
+            let upper = Headers::read(&packet).map_or(0, |h| h.upper) as u16;
+            vnet[6..8].copy_from_slice(&upper.to_ne_bytes());
+            vnet[8..10].copy_from_slice(&if recipe.tcp { 16u16 } else { 6 }.to_ne_bytes());
+        }
+        if let Some(Ok(segments)) = VnetHeader::read(&vnet).map(|vnet| Segments::new(&vnet, &packet)) {
+            for i in 0..segments.count() {
+                let mut out = vec![0; segments.len(i)];
+                segments.write(i, &mut out);
+                prop_assert_eq!(packet_len(&out), Some(out.len()));
+            }
+        }
+    }
+}
