@@ -47,8 +47,8 @@ def run(words: list[str], screen: Screen) -> int:
     except Failure as error:
         screen.failure(error)
         return error.exit
-    except (click.Abort, KeyboardInterrupt) as stop:
-        screen.interrupted(stop)
+    except (click.Abort, KeyboardInterrupt):
+        screen.interrupted()
         return _INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left: say nothing more
@@ -370,8 +370,6 @@ def _change(
         screen.json({"type": "outcome", **views.outcome_json(outcome)})
     elif not nothing:
         screen.data(views.outcome(outcome))
-        if outcome.status is not None:
-            screen.data(views.status(outcome.status))
     return outcome.exit
 
 

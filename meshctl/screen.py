@@ -63,10 +63,15 @@ class Screen:
         """An error in sentences on stderr; with --json as data on stdout too."""
         from meshctl import views
         from meshctl.core import planjson
+        from meshctl.flow.safely import Interrupted
 
+        problems: list[dict[str, Any]]
         if isinstance(error, Invalid):
             self.talk(views.invalid(error, _source))
             problems = [planjson.problem(problem) for problem in error.problems]
+        elif isinstance(error, Interrupted):
+            self.talk(views.interrupted(error))
+            problems = [{"code": "interrupted", "rolled_back": list(error.rolled_back), "left": list(error.left)}]
         elif isinstance(error, HostError):
             self.talk(views.host_error(error))
             problems = [planjson.host_error(error)]
@@ -77,11 +82,10 @@ class Screen:
         if self.as_json:
             self.json({"schema": 1, "problems": problems})
 
-    def interrupted(self, stop: BaseException) -> None:
-        """What Ctrl-C leaves behind."""
-        from meshctl import views
-
-        self.talk(views.interrupted(stop))
+    def interrupted(self) -> None:
+        """Ctrl-C before any host had begun to switch."""
+        self.talk([(("error", "interrupted"),)])
+        self.say("no configuration was switched; the next run finishes what was begun")
 
     def ask(self, question: str) -> bool:
         """Yes or no, from a person. Failed when there is none."""

@@ -57,8 +57,8 @@ def summary(plan: Plan) -> str:
     counts = {action: sum(1 for h in plan.hosts if h.action is action and not h.errors) for action in Action}
     failed = sum(1 for h in plan.hosts if h.errors)
     if plan.empty:
-        what = f"{counts[Action.NONE]} {_noun('host', counts[Action.NONE])} as it should be"
-        return f"Plan: nothing to do, {what}"
+        same = counts[Action.NONE]
+        return f"Plan: nothing to do, {f'{same} hosts are as they' if same != 1 else '1 host is as it'} should be"
     changed = counts[Action.CHANGE] + counts[Action.DRIFT]
     parts = [f"{counts[Action.CREATE]} to create", f"{changed} to change", f"{counts[Action.REMOVE]} to remove"]
     parts += [f"{counts[Action.NONE]} unchanged"] if counts[Action.NONE] else []
@@ -71,6 +71,12 @@ def outcome(outcome: Outcome) -> Iterator[Line]:
     width = max((len(h.host) for h in outcome.hosts), default=0)
     for host in outcome.hosts:
         yield from _host_outcome(host, width)
+    if outcome.status is not None:
+        yield from status(outcome.status)
+    if outcome.waiting:
+        failed = [h.host for h in outcome.hosts if h.result is Result.FAILED]
+        wait = "1 link waits" if outcome.waiting == 1 else f"{outcome.waiting} links wait"
+        yield line(f"{wait} for {', '.join(failed)}")
     if outcome.rolled_back:
         yield line("rolled back: nothing was kept on any host, because", "error")
         for why in outcome.rolled_back:
@@ -102,7 +108,8 @@ def status(status: Status) -> Iterator[Line]:
     for finding in status.findings:
         yield from _finding(finding)
     alive = sum(1 for link in status.links if link.state is State.ALIVE)
-    yield line(f"{alive} of {len(status.links)} {_noun('link', len(status.links))} alive", "bold")
+    if status.links:
+        yield line(f"{alive} of {len(status.links)} {_noun('link', len(status.links))} alive", "bold")
 
 
 def mesh(mesh: Mesh, file: str) -> Iterator[Line]:
@@ -164,16 +171,14 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
             for h in outcome.hosts
         ],
         "rolled_back": list(outcome.rolled_back),
+        "waiting": outcome.waiting,
         "status": to_json(outcome.status) if outcome.status else None,
     }
 
 
-def interrupted(stop: BaseException) -> Iterator[Line]:
-    """What Ctrl-C leaves behind."""
+def interrupted(stop: Interrupted) -> Iterator[Line]:
+    """What Ctrl-C leaves behind once hosts had begun to switch."""
     yield line("interrupted", "error")
-    if not isinstance(stop, Interrupted):
-        yield line("no configuration was switched; the next run finishes what was begun")
-        return
     if stop.rolled_back:
         yield line(f"rolled back: {', '.join(stop.rolled_back)}")
     if stop.left:
@@ -247,6 +252,7 @@ def _host_outcome(host: HostOutcome, width: int) -> Iterator[Line]:
         Result.HEALED: ("~", "change"),
         Result.REMOVED: ("-", "remove"),
         Result.ROLLED_BACK: ("=", "change"),
+        Result.GOING_BACK: ("~", "change"),
         Result.FAILED: ("!", "error"),
     }[host.result]
     why = f": {host.error.what}" if host.error else ""

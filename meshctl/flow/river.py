@@ -34,7 +34,7 @@ from meshctl.shell.sshconfig import Road
 from meshctl.version import VERSION
 
 MESHD = "/usr/local/bin/meshd"
-_PROBE_WAIT = 5  # seconds that meshd waits for the answers of a probe
+_PROBE_WAIT = 6  # seconds: a handshake that got lost is tried again after 5 (WireGuard paper, REKEY_TIMEOUT)
 _NOT_RUNNING, _NOT_THERE = 4, 127  # exit statuses of meshd (contracts §3) and of a shell
 
 
@@ -206,11 +206,11 @@ class Session:
         limit = frozenset(self.hosts) if self.run.limit else None
         return plan.diff(desired.mesh, desired.bundles, reports, desired.lock, release(), limit=limit)
 
-    def ping(self, hosts: Iterable[str], pool: Pool | None = None) -> dict[str, Vitals | HostError]:
-        """Every link of these hosts, probed now."""
+    def ping(self, hosts: Iterable[str], wait: int = _PROBE_WAIT) -> dict[str, Vitals | HostError]:
+        """Every link of these hosts, probed now; meshd waits at most `wait` seconds for the answers."""
         name = self.files.spec.mesh
-        command = Command(f"{MESHD} ping {name} --wait {_PROBE_WAIT} --json", timeout=_PROBE_WAIT + 20.0)
-        answers = (pool or self.pool).run_all(dict.fromkeys(hosts, command))
+        command = Command(f"{MESHD} ping {name} --wait {wait} --json", timeout=wait + 20.0)
+        answers = self.pool.run_all(dict.fromkeys(hosts, command))
         vitals: dict[str, Vitals | HostError] = {}
         for host, answer in answers.items():
             if not isinstance(answer, HostError) and answer.exit == _NOT_RUNNING:

@@ -15,13 +15,13 @@ from enum import StrEnum
 
 from meshctl.core import lock, plan, status
 from meshctl.core.bundle import Bundle, absent
-from meshctl.core.errors import Failed, HostError
+from meshctl.core.errors import Failed, Failure, HostError
 from meshctl.core.keys import KeyRing
 from meshctl.core.lock import Lock
 from meshctl.core.mesh import Mesh
 from meshctl.core.plan import Action, Plan
 from meshctl.core.report import Report, Vitals
-from meshctl.core.status import Status
+from meshctl.core.status import LinkStatus, Status
 from meshctl.flow import river
 from meshctl.flow.river import MESHD, Desired, Run, Session
 from meshctl.shell import ansible, meshdir
@@ -31,6 +31,8 @@ from meshctl.version import VERSION
 
 WITHIN = 60  # seconds until an unconfirmed host goes back by itself
 _WITHIN_EACH = 1  # seconds more a host: switching many takes a while
+_ALIVE_WAIT = 2  # seconds; what was alive answers at once
+_NOTHING_TO_CONFIRM = 5  # exit status of meshd confirm (contracts §3)
 _ROLLBACK_TIMEOUT = 15.0  # seconds; the timer does it when we can't
 
 
@@ -40,6 +42,7 @@ class Result(StrEnum):
     HEALED = "healed"
     REMOVED = "removed"
     ROLLED_BACK = "rolled back"
+    GOING_BACK = "goes back by itself"
     FAILED = "failed"
 
 
@@ -60,10 +63,15 @@ class HostOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of each host that was to be touched. `rolled_back` says why nothing was kept, or is empty."""
+    """What became of each host that was to be touched.
+
+    `status` has the links that are expected now; `waiting` counts those with an end that failed. `rolled_back` says why
+    nothing was kept, or is empty.
+    """
 
     hosts: tuple[HostOutcome, ...] = ()
     status: Status | None = None
+    waiting: int = 0
     rolled_back: tuple[str, ...] = ()
 
     @property
@@ -83,8 +91,10 @@ class Planned:
     reports: Mapping[str, Report | HostError]
 
 
-class Interrupted(KeyboardInterrupt):
+class Interrupted(Failure):
     """Ctrl-C after hosts had begun to switch. The others had nothing changed that a next run doesn't finish."""
+
+    exit = 130
 
     def __init__(self, rolled_back: tuple[str, ...], left: tuple[str, ...]) -> None:
         super().__init__("interrupted")
@@ -145,6 +155,7 @@ class _Doing:
         self.reached: set[str] = set()  # hosts that may have switched
         self.errors: dict[str, HostError] = {}
         self.switched: list[str] = []
+        self.back: tuple[str, ...] = ()  # hosts that said they went back; the others do when their time runs out
 
     def switch(self) -> Outcome:
         hosts = [name for name, action in self.actions.items() if action is not Action.REMOVE]
@@ -162,6 +173,7 @@ class _Doing:
                     return Outcome(tuple(self._outcomes(hosts, rolled_back=True)), rolled_back=why)
                 self._confirm()
                 judged = status.judge(self.mesh, vitals) if vitals else None
+                expected = [] if judged is None else [link for link in judged.links if self._expected(link)]
         except KeyboardInterrupt:
             if not self.reached:
                 raise
@@ -170,7 +182,10 @@ class _Doing:
             if self.reached:
                 self._roll_back()
             raise
-        return Outcome(tuple(self._outcomes(hosts)), judged)
+        if judged is None:
+            return Outcome(tuple(self._outcomes(hosts)))
+        waiting = len(judged.links) - len(expected)
+        return Outcome(tuple(self._outcomes(hosts)), replace(judged, links=tuple(expected)), waiting)
 
     def remove(self) -> list[HostOutcome]:
         hosts = [name for name, action in self.actions.items() if action is Action.REMOVE]
@@ -209,7 +224,7 @@ class _Doing:
         if not running:
             return {}
         self.session.run.progress.phase("probe", tuple(running))
-        vitals = self.session.ping(running)
+        vitals = self.session.ping(running, _ALIVE_WAIT)
         return {
             name: {peer.public_key for peer in seen.peers if peer.alive}
             for name, seen in vitals.items()
@@ -221,7 +236,7 @@ class _Doing:
         return isinstance(seen, Report) and seen.daemon is not None and seen.daemon.state == "running"
 
     def _probe(self, hosts: Iterable[str]) -> dict[str, Vitals | HostError]:
-        asked = [name for name in hosts if name not in self.errors or name in self.switched]
+        asked = [name for name in hosts if name not in self.errors or self._cut_off(name)]
         self.session.run.progress.phase("probe", tuple(asked))
         return self.session.ping(asked)
 
@@ -229,10 +244,15 @@ class _Doing:
         """Reasons to go back: empty when all is well."""
         names = {str(host.public_key): name for name, host in self.mesh.hosts.items()}
         why = []
+        for name in sorted(self.reached):
+            seen = vitals.get(name)
+            if isinstance(seen, HostError):
+                why.append(f"{name} does not answer over a fresh connection: {seen.what}")
+            elif name not in self.switched and self._cut_off(name):
+                why.append(f"{name} was cut off while it switched: {self.errors[name].what}")
         for name in self.switched:
             seen = vitals[name]
             if isinstance(seen, HostError):
-                why.append(f"{name} does not answer over a fresh connection: {seen.what}")
                 continue
             if seen.state != "running":
                 why.append(f"meshd on {name} is {seen.state} after the switch")
@@ -241,6 +261,10 @@ class _Doing:
                     other = names.get(peer.public_key) or peer.name or peer.public_key
                     why.append(f"the link {name} -- {other} was alive and is dead: {peer.reason or 'no answer'}")
         return tuple(why)
+
+    def _cut_off(self, name: str) -> bool:
+        """Whether the connection broke while the host switched: then nobody knows whether it did."""
+        return name in self.reached and name in self.errors and self.errors[name].code != "switch"
 
     def _confirm(self) -> None:
         # --force: whether to confirm was decided for all hosts together, and a host of another opinion would make a
@@ -253,35 +277,41 @@ class _Doing:
         for host, answer in answers.items():
             if isinstance(answer, HostError):
                 self.errors[host] = answer
+            elif answer.exit == _NOTHING_TO_CONFIRM:
+                what = "it went back by itself before it could be confirmed"
+                self.errors[host] = HostError(host, "switch", what, "run meshctl apply again")
             elif answer.exit != 0:
                 what = (answer.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("meshd: ")
                 self.errors[host] = HostError(host, "switch", f"it did not confirm: {what}", "run meshctl apply again")
 
-    def _roll_back(self) -> tuple[str, ...]:
-        """The hosts that said they went back; the others do when their time runs out."""
-        hosts = sorted({*self.switched, *self.reached})
+    def _expected(self, link: LinkStatus) -> bool:
+        """Whether both ends have what they should have."""
+        failed = {*self.errors, *(h.host for h in self.planned.plan.hosts if h.errors)}
+        return link.a not in failed and link.b not in failed
+
+    def _roll_back(self) -> None:
+        hosts = sorted(self.reached)
         self.session.run.progress.phase("roll back", tuple(hosts))
         command = Command(f"{MESHD} rollback {self.mesh.name}", timeout=_ROLLBACK_TIMEOUT)
         answers = self.session.pool.run_all(dict.fromkeys(hosts, command))
-        return tuple(host for host, answer in answers.items() if not isinstance(answer, HostError))
+        self.back = tuple(host for host, answer in answers.items() if not isinstance(answer, HostError))
 
     def _retreat(self) -> Interrupted:
         """After Ctrl-C: back on every host that may have switched. A second Ctrl-C leaves the rest to their timers."""
-        back: tuple[str, ...] = ()
         try:
             with self.session.pool.fresh() as pool:
                 self.session.pool = pool
-                back = self._roll_back()
+                self._roll_back()
         except KeyboardInterrupt:
             pass
-        return Interrupted(back, tuple(sorted(self.reached - set(back))))
+        return Interrupted(self.back, tuple(sorted(self.reached - set(self.back))))
 
     def _outcomes(self, hosts: Iterable[str], *, rolled_back: bool = False) -> Iterable[HostOutcome]:
         for name in hosts:
-            if name in self.errors:
+            if rolled_back and name in self.reached:
+                yield HostOutcome(name, Result.ROLLED_BACK if name in self.back else Result.GOING_BACK)
+            elif name in self.errors:
                 yield HostOutcome(name, Result.FAILED, self.errors[name])
-            elif rolled_back and name in self.switched:
-                yield HostOutcome(name, Result.ROLLED_BACK)
             else:
                 yield HostOutcome(name, _DONE[self.actions[name]])
 

@@ -28,6 +28,8 @@ from meshctl.shell import assets, bundledir
 from meshctl.shell.sshconfig import Road, known_hosts_lines, ssh_options
 
 _MOST_FORKS = 50  # each is a process of about 50 MiB
+# A switch can cut the very connection it came by: notice after 15 s, well before the host goes back by itself.
+_ALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"
 _END_PATIENCE = 10.0  # seconds between asking the playbook to end and making it
 
 
@@ -134,7 +136,7 @@ def _environment(folder: Path, hosts: int, events: int) -> dict[str, str]:
         "ANSIBLE_PIPELINING": "True",
         "ANSIBLE_GATHERING": "explicit",
         "ANSIBLE_HOST_KEY_CHECKING": "True",
-        "ANSIBLE_SSH_ARGS": "-o ControlMaster=auto -o ControlPersist=30s",
+        "ANSIBLE_SSH_ARGS": f"-o ControlMaster=auto -o ControlPersist=30s {_ALIVE}",
         "ANSIBLE_SSH_CONTROL_PATH_DIR": str(folder / "masters"),
         "ANSIBLE_SSH_RETRIES": "1",
         "ANSIBLE_RETRY_FILES_ENABLED": "False",
