@@ -44,6 +44,7 @@ pub fn canonical(conf: Option<&Conf>, file_key: Option<PublicKey>) -> String {
     hosts.dedup();
     section.each("Host", &hosts);
     section.flag("KillSwitch", interface.kill_switch);
+    section.list("KillSwitchAllow", &interface.kill_switch_allow);
     section.list("Routes", &conf.routes());
 
     let mut peers: Vec<_> = conf.peers.iter().collect();

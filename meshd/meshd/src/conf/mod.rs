@@ -9,6 +9,7 @@ mod canonical;
 mod key;
 mod lexer;
 mod parse;
+mod time;
 mod value;
 
 use std::fmt;
@@ -19,7 +20,8 @@ use meshd_proto::PublicKey;
 pub use canonical::{canonical, table, Section};
 pub use key::{Secret, ToBase64};
 pub use parse::parse;
-pub use value::{Cidr, Endpoint, Fault, Host, HostLine, Table, UtcTime};
+pub use time::UtcTime;
+pub use value::{Cidr, Endpoint, Fault, Host, HostLine, Table, TcpPort};
 
 /// A whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +57,8 @@ pub struct Interface {
     pub hosts: Vec<HostLine>,
     /// Fail closed.
     pub kill_switch: bool,
+    /// Services of this host whose answers may leave all the same, sorted, without duplicates.
+    pub kill_switch_allow: Vec<TcpPort>,
 }
 
 /// Where a private key is.

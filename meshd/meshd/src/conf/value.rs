@@ -250,93 +250,29 @@ impl Table {
     }
 }
 
-/// An instant to the second: seconds since 1970-01-01T00:00:00Z, leap seconds not counted.
+/// A service of this host, by its TCP port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct UtcTime(pub u64);
+pub struct TcpPort(pub u16);
 
-impl UtcTime {
-    /// RFC 3339 in UTC without fractions: `2026-11-23T12:00:00Z`, from 1970 on.
+impl TcpPort {
+    /// `tcp/22`. No other protocol tells an answer from a packet that begins something.
     pub fn parse(text: &str) -> Result<Self, Fault> {
-        parse_rfc3339(text).ok_or_else(|| {
+        let port = text.to_ascii_lowercase();
+        let port = port
+            .strip_prefix("tcp/")
+            .and_then(|port| number(port, 1, 65535).ok());
+        port.map(|port| Self(port as u16)).ok_or_else(|| {
             Fault::new(
-                format!("`{text}` is not a UTC time"),
-                "write it as 2026-11-23T12:00:00Z",
+                format!("`{text}` is not a TCP service"),
+                "write it as tcp/22",
             )
         })
     }
 }
 
-fn parse_rfc3339(text: &str) -> Option<UtcTime> {
-    let bytes = text.as_bytes();
-    let shape = b"dddd-dd-ddTdd:dd:ddZ";
-    let fits = |(&b, &s): (&u8, &u8)| {
-        if s == b'd' {
-            b.is_ascii_digit()
-        } else {
-            b == s
-        }
-    };
-    if bytes.len() != shape.len() || !bytes.iter().zip(shape).all(fits) {
-        return None;
-    }
-    let at = |from: usize, to: usize| text.get(from..to)?.parse::<u64>().ok();
-    let (year, month, day) = (at(0, 4)?, at(5, 7)?, at(8, 10)?);
-    let (hour, minute, second) = (at(11, 13)?, at(14, 16)?, at(17, 19)?);
-    if year < 1970
-        || !(1..=12).contains(&month)
-        || day < 1
-        || hour > 23
-        || minute > 59
-        || second > 59
-    {
-        return None;
-    }
-    if day > days_in_month(year, month) {
-        return None;
-    }
-    let days = days_before_year(year) - days_before_year(1970)
-        + (1..month).map(|m| days_in_month(year, m)).sum::<u64>()
-        + (day - 1);
-    Some(UtcTime(((days * 24 + hour) * 60 + minute) * 60 + second))
-}
-
-fn is_leap(year: u64) -> bool {
-    year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-}
-
-fn days_in_month(year: u64, month: u64) -> u64 {
-    match month {
-        2 => 28 + u64::from(is_leap(year)),
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
-/// Days from 0001-01-01 to the first of January of `year`, in the Gregorian calendar.
-fn days_before_year(year: u64) -> u64 {
-    let past = year - 1;
-    past * 365 + past / 4 - past / 100 + past / 400
-}
-
-impl fmt::Display for UtcTime {
+impl fmt::Display for TcpPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (mut days, rest) = (self.0 / 86_400, self.0 % 86_400);
-        let mut year = 1970;
-        while days >= 365 + u64::from(is_leap(year)) {
-            days -= 365 + u64::from(is_leap(year));
-            year += 1;
-        }
-        let mut month = 1;
-        while days >= days_in_month(year, month) {
-            days -= days_in_month(year, month);
-            month += 1;
-        }
-        let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
-        write!(
-            f,
-            "{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z",
-            days + 1
-        )
+        write!(f, "tcp/{}", self.0)
     }
 }
 
@@ -434,126 +370,4 @@ fn number(text: &str, low: u64, high: u64) -> Result<u64, Fault> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn networks_are_masked_and_ordered() {
-        let net = |t| Cidr::parse_network(t).unwrap();
-        assert_eq!(net("10.1.2.3/8").to_string(), "10.0.0.0/8");
-        assert_eq!(net("1.2.3.4/0").to_string(), "0.0.0.0/0");
-        assert_eq!(net("2001:DB8::FFFF/32").to_string(), "2001:db8::/32");
-        assert_eq!(net("::1/0").to_string(), "::/0");
-        assert_eq!(Cidr::parse("10.1.2.3").unwrap().to_string(), "10.1.2.3/32");
-        let mut all = [
-            net("::/0"),
-            net("10.0.0.0/16"),
-            net("10.0.0.0/8"),
-            net("9.0.0.0/8"),
-        ];
-        all.sort();
-        assert_eq!(
-            all.map(|n| n.to_string()),
-            ["9.0.0.0/8", "10.0.0.0/8", "10.0.0.0/16", "::/0"]
-        );
-        assert!(net("10.0.0.0/8").contains(net("10.9.0.0/16")));
-        assert!(!net("10.0.0.0/16").contains(net("10.0.0.0/8")));
-        assert!(net("0.0.0.0/0").contains(net("10.0.0.0/8")));
-        assert!(!net("0.0.0.0/0").contains(net("::/0")));
-    }
-
-    #[test]
-    fn addresses_that_are_none_are_refused() {
-        for text in [
-            "",
-            "10.0.0",
-            "10.0.0.1/33",
-            "10.0.0.1/+8",
-            "10.0.0.1/",
-            "::/129",
-            "010.0.0.1",
-            "fe80::1%eth0",
-        ] {
-            assert!(Cidr::parse(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn endpoints_round_trip() {
-        for text in ["192.0.2.1:51820", "[2001:db8::1]:1", "b.example.com:65535"] {
-            assert_eq!(Endpoint::parse(text).unwrap().to_string(), text);
-        }
-        assert_eq!(
-            Endpoint::parse("B.Example.COM.:7").unwrap().to_string(),
-            "b.example.com:7"
-        );
-        for text in [
-            "",
-            "b",
-            "b:",
-            "b:0",
-            "b:65536",
-            "2001:db8::1:5",
-            "[::1]",
-            "[1.2.3.4]:5",
-            "1.2.3:5",
-            "a b:5",
-            "-a:5",
-        ] {
-            assert!(Endpoint::parse(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn times_round_trip_and_know_the_calendar() {
-        assert_eq!(UtcTime::parse("1970-01-01T00:00:00Z"), Ok(UtcTime(0)));
-        assert_eq!(
-            UtcTime::parse("2026-11-23T12:00:00Z"),
-            Ok(UtcTime(1_795_435_200))
-        );
-        for text in [
-            "2000-02-29T23:59:59Z",
-            "2024-02-29T00:00:00Z",
-            "2026-12-31T23:59:59Z",
-            "9999-12-31T23:59:59Z",
-        ] {
-            assert_eq!(UtcTime::parse(text).unwrap().to_string(), text);
-        }
-        for text in [
-            "2023-02-29T00:00:00Z",
-            "1969-12-31T23:59:59Z",
-            "2026-13-01T00:00:00Z",
-            "2026-11-23T24:00:00Z",
-            "2026-11-23 12:00:00Z",
-            "2026-11-23T12:00:00+00:00",
-            "2026-11-23T12:00:00.5Z",
-            "2026-11-23T12:00:60Z",
-            "",
-        ] {
-            assert!(UtcTime::parse(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn marks_and_numbers() {
-        assert_eq!(fwmark("0xCAFE"), Ok(0xcafe));
-        assert_eq!(fwmark("51820"), Ok(51820));
-        assert_eq!(fwmark("OFF"), Ok(0));
-        for text in ["", "0x", "0x+1", "-1", "0x100000000", "on"] {
-            assert!(fwmark(text).is_err(), "{text}");
-        }
-        assert!(mtu("1279").is_err() && mtu("65456").is_err() && mtu("+1420").is_err());
-        assert_eq!(mtu("1280"), Ok(1280));
-    }
-
-    #[test]
-    fn host_lines() {
-        assert_eq!(
-            HostLine::parse("10.0.0.2   b\tb.prod").unwrap().to_string(),
-            "10.0.0.2 b b.prod"
-        );
-        for text in ["", "10.0.0.2", "b 10.0.0.2", "10.0.0.2 b#c", "10.0.0.2 b/c"] {
-            assert!(HostLine::parse(text).is_err(), "{text}");
-        }
-    }
-}
+mod tests;

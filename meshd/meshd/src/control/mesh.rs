@@ -6,29 +6,26 @@
 //! `running.rs`, taking a configuration live in `live.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use meshd_os::notify::{self, Notifier};
 use meshd_os::uapi_socket::Listener;
-use meshd_proto::{Endpoint as Place, Event, PublicKey, Time};
+use meshd_proto::{Event, PublicKey, Time};
 
 use super::conversation::Conversation;
 use super::engine::{Engine, Happening, FIRST_TOKEN};
 use super::interface::failure;
-use super::links::{Ask, Links};
+use super::links::Links;
 use super::live;
 use super::loaded::Loaded;
 use super::lookups::Lookups;
 use super::names::Names;
 use super::requests::Waiting;
-use super::running::is_expired;
 use super::world;
 use crate::cli::{Failure, Outcome};
 use crate::conf::{Endpoint, Host, Peer};
 use crate::paths;
 use crate::probe::ProbeMark;
-use crate::reload::{Change, Step};
 use crate::safe::{Id, Safe};
 use crate::state::State;
 
@@ -38,10 +35,6 @@ const NAMES: u64 = FIRST_TOKEN + 1;
 /// Control connections are counted from here.
 const FIRST_CONVERSATION: u64 = FIRST_TOKEN + 16;
 
-/// After a change of routes the automatic MTU is found again this much later: such changes come in storms.
-const SETTLE: Duration = Duration::from_secs(1);
-/// The calendar may jump: a peer's expiry is looked at anew at least this often while there is one to come.
-const CALENDAR: Duration = Duration::from_secs(3600);
 
 /// See the file's head.
 pub struct Mesh {
@@ -60,16 +53,16 @@ pub struct Mesh {
     pub(super) conversations: BTreeMap<u64, Conversation>,
     /// Links that were alive when the switched configuration was taken live.
     pub(super) alive_before: Vec<Link>,
-    names: Names,
+    pub(super) names: Names,
     state: State,
-    mark: ProbeMark,
+    pub(super) mark: ProbeMark,
     control: Listener,
     own_uid: u32,
     next_token: u64,
     notifier: Notifier,
     watchdog: Option<(Duration, Time)>,
-    find_mtu_at: Option<Time>,
-    expiry_at: Option<Time>,
+    pub(super) find_mtu_at: Option<Time>,
+    pub(super) expiry_at: Option<Time>,
 }
 
 /// A link as a configuration names it: keys change, names stay.
@@ -314,188 +307,6 @@ impl Mesh {
         }
     }
 
-    // Names.
-
-    fn ask_name(&mut self, name: &str) {
-        let mark = self
-            .engine
-            .interface
-            .as_ref()
-            .map_or(0, |interface| interface.outer.mark());
-        self.names.ask(name, mark);
-    }
-
-    fn resolved(&mut self) {
-        while let Some(answer) = self.names.answer() {
-            if let Err(why) = &answer.found {
-                eprintln!("meshd: {}: {why}", self.name);
-            }
-            self.lookups
-                .answered(world::now(), &answer.name, answer.found.ok());
-            self.point_to(&answer.name);
-        }
-        self.engine.flush();
-    }
-
-    /// Points the peers behind `name` to the address it has now.
-    fn point_to(&mut self, name: &str) {
-        let Some(interface) = &mut self.engine.interface else {
-            return;
-        };
-        let behind: Vec<(PublicKey, u16)> = interface
-            .endpoints
-            .iter()
-            .filter(|(_, endpoint)| name_of(endpoint).as_deref() == Some(name))
-            .map(|(key, endpoint)| (*key, endpoint.port))
-            .collect();
-        for (key, port) in behind {
-            let status = interface.device.peer(&key, world::now());
-            let in_use = status
-                .as_ref()
-                .and_then(|peer| Some(peer.endpoint?.remote.ip()));
-            // A session that works is not moved.
-            if status.is_some_and(|peer| peer.connected && peer.attempts == 0) {
-                continue;
-            }
-            if let Some(ip) = self.lookups.choose(name, in_use) {
-                let place = Place::new(SocketAddr::new(ip, port));
-                // The one error is a peer that was removed meanwhile.
-                let _ = interface.device.set_endpoint(
-                    &mut self.engine.world.context(),
-                    &key,
-                    Some(place),
-                );
-            }
-        }
-        self.find_mtu_soon();
-    }
-
-    // MTU and expiry.
-
-    fn find_mtu_soon(&mut self) {
-        let automatic = self
-            .in_force()
-            .conf
-            .as_ref()
-            .is_some_and(|conf| conf.interface.mtu.is_none());
-        if automatic && self.engine.interface.is_some() && self.find_mtu_at.is_none() {
-            self.find_mtu_at = Some(world::now().after(SETTLE));
-        }
-    }
-
-    fn find_mtu(&mut self) {
-        let Some(interface) = &mut self.engine.interface else {
-            return;
-        };
-        // An MTU that somebody else has set since is theirs.
-        if interface.found_mtu != Some(interface.mtu()) {
-            return;
-        }
-        let mtu = interface.automatic_mtu([]);
-        if mtu != interface.mtu() {
-            match interface.set_mtu(mtu) {
-                Ok(()) => interface.found_mtu = Some(mtu),
-                Err(error) => eprintln!("meshd: warning: {}: {error}", self.name),
-            }
-        }
-    }
-
-    fn plan_expiry(&mut self, loaded: &Loaded, now: Time) {
-        let utc = world::utc();
-        let next = loaded
-            .conf
-            .iter()
-            .flat_map(|conf| &conf.peers)
-            .filter_map(|peer| peer.expires)
-            .filter(|at| *at > utc)
-            .min();
-        self.expiry_at = next.map(|at| now.after(Duration::from_secs(at.0 - utc.0).min(CALENDAR)));
-    }
-
-    /// Drops the peers whose time is over.
-    fn expire(&mut self) {
-        let now = world::utc();
-        let over: Vec<PublicKey> = self
-            .configured_peers()
-            .filter(|peer| is_expired(peer, now))
-            .map(|peer| peer.public_key)
-            .collect();
-        if let Some(interface) = &mut self.engine.interface {
-            for key in over {
-                let gone = Change {
-                    from: None,
-                    to: None,
-                };
-                if let Err(failure) =
-                    interface.apply(&mut self.engine.world, &Step::Peer(key, Box::new(gone)))
-                {
-                    eprintln!("meshd: warning: {failure}");
-                }
-            }
-        }
-        self.engine.flush();
-        self.plan_expiry(&self.in_force().clone(), world::now());
-    }
-
-    // Probes.
-
-    /// Begins to probe every link.
-    pub(super) fn begin_probes(&mut self, wait: Duration) {
-        let Some(interface) = &self.engine.interface else {
-            return;
-        };
-        let peers = interface.device.peers(world::now());
-        let targets = peers.iter().map(|peer| {
-            let first = peer
-                .allowed_ips
-                .iter()
-                .filter(|net| **net == meshd_proto::Cidr::host(net.address()))
-                .min();
-            (peer.public_key, first.map(|net| net.address()))
-        });
-        self.links.begin(world::now(), wait, targets);
-    }
-
-    fn probe(&mut self, now: Time) {
-        let Some(since) = self.links.running_since() else {
-            return;
-        };
-        let Some(interface) = &mut self.engine.interface else {
-            self.links.finish(now);
-            return;
-        };
-        for peer in interface.device.peers(now) {
-            if let Some(at) = peer.last_received.filter(|at| *at > since) {
-                self.links.heard(&peer.public_key, at);
-            }
-        }
-        let own = interface.own_addresses();
-        for ask in self.links.due(now) {
-            // The one error is a peer that was removed meanwhile.
-            let _ = match ask {
-                Ask::Echo { key, to, sequence } => {
-                    let from = own.iter().find(|own| own.is_ipv4() == to.is_ipv4());
-                    match from.and_then(|from| self.mark.request(*from, to, sequence)) {
-                        Some(packet) => {
-                            interface
-                                .device
-                                .send(&mut self.engine.world.context(), &key, &packet)
-                        }
-                        None => interface
-                            .device
-                            .shake_hands(&mut self.engine.world.context(), &key),
-                    }
-                }
-                Ask::Shake(key) => interface
-                    .device
-                    .shake_hands(&mut self.engine.world.context(), &key),
-            };
-        }
-        self.engine.flush();
-    }
-
-    // The control socket.
-
     fn accept(&mut self) {
         while let Ok(Some((stream, who))) = self.control.accept() {
             if who.uid != 0 && who.uid != self.own_uid {
@@ -539,7 +350,7 @@ impl Mesh {
 }
 
 /// The name of an endpoint that needs a look-up.
-fn name_of(endpoint: &Endpoint) -> Option<String> {
+pub(super) fn name_of(endpoint: &Endpoint) -> Option<String> {
     match &endpoint.host {
         Host::Name(name) => Some(name.clone()),
         Host::Addr(_) => None,

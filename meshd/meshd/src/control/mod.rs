@@ -14,5 +14,6 @@ mod names;
 mod outer;
 mod requests;
 mod running;
+mod upkeep;
 pub mod wire;
 mod world;

@@ -1,0 +1,207 @@
+//! What a daemon does by itself while all is well: endpoint names, automatic MTU, expiry, probes.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use meshd_proto::{Cidr as Network, Endpoint as Place, PublicKey, Time};
+
+use super::links::Ask;
+use super::loaded::Loaded;
+use super::mesh::{name_of, Mesh};
+use super::running::is_expired;
+use super::world;
+use crate::reload::{Change, Step};
+
+/// After a change of routes the automatic MTU is found again this much later: such changes come in storms.
+const SETTLE: Duration = Duration::from_secs(1);
+/// The calendar may jump: a peer's expiry is looked at anew at least this often while there is one to come.
+const CALENDAR: Duration = Duration::from_secs(3600);
+
+impl Mesh {
+    // Names.
+
+    pub(super) fn ask_name(&mut self, name: &str) {
+        let mark = self
+            .engine
+            .interface
+            .as_ref()
+            .map_or(0, |interface| interface.outer.mark());
+        self.names.ask(name, mark);
+    }
+
+    pub(super) fn resolved(&mut self) {
+        while let Some(answer) = self.names.answer() {
+            if let Err(why) = &answer.found {
+                eprintln!("meshd: {}: {why}", self.name);
+            }
+            self.lookups
+                .answered(world::now(), &answer.name, answer.found.ok());
+            self.point_to(&answer.name);
+        }
+        self.engine.flush();
+    }
+
+    /// Points the peers behind `name` to the address it has now.
+    fn point_to(&mut self, name: &str) {
+        let Some(interface) = &mut self.engine.interface else {
+            return;
+        };
+        let behind: Vec<(PublicKey, u16)> = interface
+            .endpoints
+            .iter()
+            .filter(|(_, endpoint)| name_of(endpoint).as_deref() == Some(name))
+            .map(|(key, endpoint)| (*key, endpoint.port))
+            .collect();
+        for (key, port) in behind {
+            let status = interface.device.peer(&key, world::now());
+            let in_use = status
+                .as_ref()
+                .and_then(|peer| Some(peer.endpoint?.remote.ip()));
+            // A session that works is not moved.
+            if status.is_some_and(|peer| peer.connected && peer.attempts == 0) {
+                continue;
+            }
+            if let Some(ip) = self.lookups.choose(name, in_use) {
+                let place = Place::new(SocketAddr::new(ip, port));
+                // The one error is a peer that was removed meanwhile.
+                let _ = interface.device.set_endpoint(
+                    &mut self.engine.world.context(),
+                    &key,
+                    Some(place),
+                );
+            }
+        }
+        self.find_mtu_soon();
+    }
+
+    // MTU and expiry.
+
+    pub(super) fn find_mtu_soon(&mut self) {
+        let automatic = self
+            .in_force()
+            .conf
+            .as_ref()
+            .is_some_and(|conf| conf.interface.mtu.is_none());
+        if automatic && self.engine.interface.is_some() && self.find_mtu_at.is_none() {
+            self.find_mtu_at = Some(world::now().after(SETTLE));
+        }
+    }
+
+    pub(super) fn find_mtu(&mut self) {
+        let Some(interface) = &mut self.engine.interface else {
+            return;
+        };
+        // An MTU that somebody else has set since is theirs.
+        if interface.found_mtu != Some(interface.mtu()) {
+            return;
+        }
+        let mtu = interface.automatic_mtu([]);
+        if mtu != interface.mtu() {
+            match interface.set_mtu(mtu) {
+                Ok(()) => interface.found_mtu = Some(mtu),
+                Err(error) => eprintln!("meshd: warning: {}: {error}", self.name),
+            }
+        }
+    }
+
+    pub(super) fn plan_expiry(&mut self, loaded: &Loaded, now: Time) {
+        let utc = world::utc();
+        let next = loaded
+            .conf
+            .iter()
+            .flat_map(|conf| &conf.peers)
+            .filter_map(|peer| peer.expires)
+            .filter(|at| *at > utc)
+            .min();
+        self.expiry_at = next.map(|at| now.after(Duration::from_secs(at.0 - utc.0).min(CALENDAR)));
+    }
+
+    /// Drops the peers whose time is over.
+    pub(super) fn expire(&mut self) {
+        let now = world::utc();
+        let over: Vec<PublicKey> = self
+            .configured_peers()
+            .filter(|peer| is_expired(peer, now))
+            .map(|peer| peer.public_key)
+            .collect();
+        if let Some(interface) = &mut self.engine.interface {
+            for key in over {
+                let gone = Change {
+                    from: None,
+                    to: None,
+                };
+                if let Err(failure) =
+                    interface.apply(&mut self.engine.world, &Step::Peer(key, Box::new(gone)))
+                {
+                    eprintln!("meshd: warning: {failure}");
+                }
+            }
+        }
+        self.engine.flush();
+        self.plan_expiry(&self.in_force().clone(), world::now());
+    }
+
+    // Probes.
+
+    /// Begins to probe every link.
+    pub(super) fn begin_probes(&mut self, wait: Duration) {
+        let Some(interface) = &self.engine.interface else {
+            return;
+        };
+        let peers = interface.device.peers(world::now());
+        let targets = peers.iter().map(|peer| {
+            let first = peer
+                .allowed_ips
+                .iter()
+                .filter(|net| **net == Network::host(net.address()))
+                .min();
+            (peer.public_key, first.map(|net| net.address()))
+        });
+        self.links.begin(world::now(), wait, targets);
+    }
+
+    pub(super) fn probe(&mut self, now: Time) {
+        let Some(since) = self.links.running_since() else {
+            return;
+        };
+        let Some(interface) = &mut self.engine.interface else {
+            self.links.finish(now);
+            return;
+        };
+        // Looking at every peer is for when something is due; echoes that come back are heard of at once.
+        if self.links.next_timeout().is_some_and(|at| at <= now) {
+            for peer in interface.device.peers(now) {
+                if let Some(at) = peer.last_received.filter(|at| *at > since) {
+                    self.links.heard(&peer.public_key, at);
+                }
+            }
+        }
+        let asks = self.links.due(now);
+        if asks.is_empty() {
+            return;
+        }
+        let own = interface.own_addresses();
+        for ask in asks {
+            // The one error is a peer that was removed meanwhile.
+            let _ = match ask {
+                Ask::Echo { key, to, sequence } => {
+                    let from = own.iter().find(|own| own.is_ipv4() == to.is_ipv4());
+                    match from.and_then(|from| self.mark.request(*from, to, sequence)) {
+                        Some(packet) => {
+                            interface
+                                .device
+                                .send(&mut self.engine.world.context(), &key, &packet)
+                        }
+                        None => interface
+                            .device
+                            .shake_hands(&mut self.engine.world.context(), &key),
+                    }
+                }
+                Ask::Shake(key) => interface
+                    .device
+                    .shake_hands(&mut self.engine.world.context(), &key),
+            };
+        }
+        self.engine.flush();
+    }
+}
