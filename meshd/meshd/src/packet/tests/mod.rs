@@ -116,7 +116,7 @@ fn everything_arrives_through_every_combination_of_tricks() {
         // The outer family alternates; the inner ones are both tried.
         let [a, b] = pair(if i % 2 == 0 { "127.0.0.1" } else { "::1" }, switches);
         for (from, to) in [(a.v4(), b.v4()), (a.v6(), b.v6())] {
-            exchange(&a, &b, &to, 3 << 20);
+            exchange(&a, &b, &to, 1 << 20);
             datagrams(&a, &b, &from, &to);
         }
     }
@@ -146,7 +146,7 @@ fn the_ports_can_change_under_traffic() {
     let mut client = a.inside(|| TcpStream::connect_timeout(&to, PATIENCE).unwrap());
     let (mut server, _) = listener.accept().unwrap();
     server.set_read_timeout(Some(PATIENCE)).unwrap();
-    let len = 20 << 20;
+    let len = 6 << 20;
     std::thread::scope(|scope| {
         let sender = scope.spawn(move || client.write_all(&noise(len, 1)).unwrap());
         let receiver = scope.spawn(move || {
@@ -259,8 +259,8 @@ fn a_hub_passes_packets_on() {
         "fd09::1".parse().unwrap(),
     ]);
     hub.plane.set_relay(true);
-    exchange(&a, &b, &b.v4(), 2 << 20);
-    exchange(&b, &a, &a.v6(), 2 << 20);
+    exchange(&a, &b, &b.v4(), 1 << 20);
+    exchange(&b, &a, &a.v6(), 1 << 20);
     exchange(&a, &hub, &hub.v4(), 1 << 20);
     datagrams(&a, &b, &a.v4(), &b.v4());
     // One hop is spent at the hub.
