@@ -114,7 +114,10 @@ class Screen:
             self._live = _live(self._picture())
 
     def step(self, host: str, step: str, status: str) -> None:
-        self._steps.setdefault(host, {})[step] = status
+        steps = self._steps.setdefault(host, {})
+        steps[step] = status
+        if status == "skipped":
+            del steps[step]
         if self._live is not None:
             self._live.update(self._picture(), refresh=True)
         elif not self.as_json and self._phase in ("apply", "remove", "confirm") and status not in ("start", "skipped"):

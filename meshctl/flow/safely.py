@@ -20,7 +20,7 @@ from meshctl.core.keys import KeyRing
 from meshctl.core.lock import Lock
 from meshctl.core.mesh import Mesh
 from meshctl.core.plan import Action, Plan
-from meshctl.core.report import Report, Vitals
+from meshctl.core.report import PeerVitals, Report, Vitals
 from meshctl.core.status import LinkStatus, Status
 from meshctl.flow import river
 from meshctl.flow.river import MESHD, Desired, Run, Session
@@ -219,14 +219,14 @@ class _Doing:
         return seen.arch if isinstance(seen, Report) else None
 
     def _alive_before(self, hosts: Iterable[str]) -> dict[str, set[str]]:
-        """Host → public keys of the peers that answer it now. An idle link tells nothing, so all are probed."""
+        """Host → keys and names of the peers that answer it now. An idle link tells nothing, so all are probed."""
         running = [name for name in hosts if self._runs(name)]
         if not running:
             return {}
         self.session.run.progress.phase("probe", tuple(running))
         vitals = self.session.ping(running, _ALIVE_WAIT)
         return {
-            name: {peer.public_key for peer in seen.peers if peer.alive}
+            name: {word for peer in seen.peers if peer.alive for word in _words(peer)}
             for name, seen in vitals.items()
             if isinstance(seen, Vitals)
         }
@@ -257,7 +257,7 @@ class _Doing:
             if seen.state != "running":
                 why.append(f"meshd on {name} is {seen.state} after the switch")
             for peer in seen.peers:
-                if peer.alive is False and peer.public_key in before.get(name, ()):
+                if peer.alive is False and not before.get(name, set()).isdisjoint(_words(peer)):
                     other = names.get(peer.public_key) or peer.name or peer.public_key
                     why.append(f"the link {name} -- {other} was alive and is dead: {peer.reason or 'no answer'}")
         return tuple(why)
@@ -314,6 +314,11 @@ class _Doing:
                 yield HostOutcome(name, Result.FAILED, self.errors[name])
             else:
                 yield HostOutcome(name, _DONE[self.actions[name]])
+
+
+def _words(peer: PeerVitals) -> set[str]:
+    """What tells a peer: its key, or its name where the key changes."""
+    return {peer.public_key} | ({peer.name} if peer.name else set())
 
 
 def _unreachable(planned: Plan) -> list[HostOutcome]:
