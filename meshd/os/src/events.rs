@@ -62,7 +62,8 @@ impl Alarm {
             Some(at) => {
                 let at = at.max(1);
                 let mut ts = libc::timespec::zeroed();
-                ts.tv_sec = libc::time_t::try_from(at / 1_000_000_000).unwrap_or(libc::time_t::MAX);
+                // 2^64 ns are 584 years of seconds, which every time_t of a 64-bit system holds.
+                ts.tv_sec = (at / 1_000_000_000) as _;
                 ts.tv_nsec = (at % 1_000_000_000) as _;
                 ts
             }

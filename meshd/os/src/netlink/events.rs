@@ -7,12 +7,14 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Groups of rtnetlink(7): links, addresses and routes of both families.
+/// Groups of rtnetlink(7): links; addresses, routes and policy rules of both families.
 const GROUPS: i32 = libc::RTMGRP_LINK
     | libc::RTMGRP_IPV4_IFADDR
     | libc::RTMGRP_IPV6_IFADDR
     | libc::RTMGRP_IPV4_ROUTE
-    | libc::RTMGRP_IPV6_ROUTE;
+    | libc::RTMGRP_IPV6_ROUTE
+    | 1 << (libc::RTNLGRP_IPV4_RULE - 1)
+    | 1 << (libc::RTNLGRP_IPV6_RULE - 1);
 
 /// Something that happened in the namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +31,7 @@ pub enum LinkEvent {
         /// Its number while it was here.
         index: u32,
     },
-    /// Addresses or routes changed somewhere: source addresses and path MTUs may have too.
+    /// Addresses, routes or policy rules changed somewhere: source addresses and path MTUs may have too.
     Routing,
     /// Events were lost: look at everything anew.
     Lost,
@@ -109,9 +111,12 @@ fn event(message: wire::Message<'_>) -> Option<LinkEvent> {
                 LinkEvent::Deleted { index }
             })
         }
-        libc::RTM_NEWADDR | libc::RTM_DELADDR | libc::RTM_NEWROUTE | libc::RTM_DELROUTE => {
-            Some(LinkEvent::Routing)
-        }
+        libc::RTM_NEWADDR
+        | libc::RTM_DELADDR
+        | libc::RTM_NEWROUTE
+        | libc::RTM_DELROUTE
+        | libc::RTM_NEWRULE
+        | libc::RTM_DELRULE => Some(LinkEvent::Routing),
         _ => None,
     }
 }
