@@ -32,12 +32,12 @@ pub struct Datagram {
 }
 
 impl Datagram {
-    /// Where its bytes lie in [`RecvBatch::arena`].
+    /// Where its bytes lie in the arena that [`RecvBatch::parts`] gives.
     pub fn range(&self) -> Range<usize> {
         self.start..self.start + self.len
     }
 
-    /// Where each of its datagrams lies in [`RecvBatch::arena`], in order of arrival.
+    /// Where each of its datagrams lies in the arena that [`RecvBatch::parts`] gives, in order of arrival.
     pub fn ranges(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (end, stride) = (self.start + self.len, self.stride.max(1));
         (self.start..end)
