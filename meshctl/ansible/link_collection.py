@@ -2,8 +2,9 @@
 
     python meshctl/ansible/link_collection.py build/collections
 
-Afterwards ANSIBLE_COLLECTIONS_PATH=build/collections finds them. A wheel needs none of this: pyproject.toml puts the same
-files below ansible_collections/. Links left by an earlier run are replaced; a real file in their place is an error.
+Afterwards ANSIBLE_COLLECTIONS_PATH=build/collections finds them. A wheel needs none of this: pyproject.toml puts the
+same files below ansible_collections/. Links left by an earlier run are replaced; a real file in their place is an
+error.
 """
 
 import sys
@@ -21,7 +22,7 @@ PARTS = {
 
 
 def link(collections: Path) -> Path:
-    """The collection's folder below `collections`, linked to this checkout. OSError when something real is in the way."""
+    """The collection's folder below `collections`, linked to this checkout. OSError when a real file is in the way."""
     folder = collections / "ansible_collections" / "meshctl" / "mesh"
     folder.mkdir(parents=True, exist_ok=True)
     for name, target in PARTS.items():

@@ -16,7 +16,7 @@ FLEET = "roles"
 # What comes and goes on a booted Debian by itself, with logins above all.
 _RESTLESS = (
     "/proc /sys /dev /tmp /var/tmp /var/log/journal /var/lib/sudo /root/.ssh /run/user /run/log /run/sudo /run/systemd "
-    "/run/credentials /run/motd.dynamic"
+    "/run/credentials /run/motd.dynamic /home/admin /home/deputy"
 )
 
 
@@ -69,8 +69,9 @@ def same(now: list[str], before: list[str]) -> None:
 def listing(host: Host) -> list[str]:
     """Every file, link and folder of the host with its mode and owner, and its links, routes and rules."""
     prune = " -o ".join(f"-path {path}" for path in _RESTLESS.split())
-    script = f"""
+    script = rf"""
         find / /run \\( {prune} \\) -prune -o -printf '%y %m %U %p %l\\n' | sort -u
-        ip -o link show | cut -d ' ' -f 2; ip -4 route; ip -6 route | grep -v expires; ip rule; cat /etc/hosts
+        ip -o link show | sed 's/^[0-9]*: \([^:@]*\).*/\1/'
+        ip -4 route; ip -6 route | grep -v expires; ip rule; cat /etc/hosts
     """
     return host.run(script).stdout.splitlines()

@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
 """Real hosts to test on: podman containers that boot systemd and sshd, on a network of their own with fixed addresses.
 
-Strategy: a *fleet* is a name and a few hosts. Everything it makes is found again by that name (containers and network by
-label, files below build/hosts/NAME), so `down` needs no memory of `up` and cleans up after one that was killed. Addresses are
-from the ranges for tests and documentation (198.18.0.0/15, 2001:db8::/32) and cannot meet those of a mesh. Host keys are
-read from the containers, never learned over the network.
+Strategy: a *fleet* is a name and a few hosts. Everything it makes is found again by that name (containers and network
+by label, files below build/hosts/NAME), so `down` needs no memory of `up` and cleans up after one that was killed.
+Addresses are from the ranges for tests and documentation (198.18.0.0/15, 2001:db8::/32) and cannot meet those of a
+mesh. Host keys are read from the containers, never learned over the network.
 
     hosts.py up NAME HOST[:KIND]...    start; prints the folder with ssh_config, inventory.yml, mesh.yaml, …
     hosts.py reboot NAME [HOST...]     as a power cycle: /run and the network namespace are new
     hosts.py down NAME                 take everything away
     hosts.py image                     make the image only
 
-A host is of one of three kinds. A *machine* boots systemd with shared mounts and a hosts file of its own, as computers do; a
-*container* boots it the way podman and docker do, without either; a *bare* host has no init, its process 1 is sshd. Needs Linux, root and podman; no state of the machine is touched but podman's.
+A host is of one of three kinds. A *machine* boots systemd with shared mounts and a hosts file of its own, as
+computers do; a *container* boots it the way podman and docker do, without either; a *bare* host has no init, its
+process 1 is sshd. Needs Linux, root and podman; no state of the machine is touched but podman's.
 """
 
 import argparse
@@ -51,7 +52,7 @@ class Host:
     kind: str = MACHINE
 
     def run(self, script: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """`script` as root inside the host by way of podman: for arranging and checking, never for what is under test."""
+        """`script` as root inside the host by way of podman: to arrange and to check, never what is under test."""
         command = ["podman", "--log-level=error", "exec", "-i", self.container, "/bin/sh", "-s"]
         done = subprocess.run(command, input=script, text=True, capture_output=True, check=False)
         if check and done.returncode != 0:

@@ -1,9 +1,9 @@
 """The image of a test host: a small Debian with systemd and sshd, made by debootstrap and kept in podman's storage.
 
-Strategy: the recipe (suite, packages, set-up script) is hashed into the image's tag, so a changed recipe is a new image and
-an unchanged one costs nothing. There is no registry in the picture and no Python in the image: what meshctl promises is
-that a host needs none. Users of the image: `root` (key), `admin` (sudo without password), `deputy` (sudo with
-PASSWORD), `guest` (no sudo).
+Strategy: the recipe (suite, packages, set-up script) is hashed into the image's tag, so a changed recipe is a new
+image and an unchanged one costs nothing. There is no registry in the picture and no Python in the image: what meshctl
+promises is that a host needs none. Users of the image: `root` (key), `admin` (sudo without password), `deputy` (sudo
+with PASSWORD), `guest` (no sudo).
 
 It does not start anything: that is hosts.py.
 """

@@ -38,7 +38,8 @@ FAULTS = {
     "foreign link": ("ip link add prod type bridge", "ip link delete prod", "foreign-link"),
     "disk full": ("mkdir -p /usr/local/lib/meshd && mount -t tmpfs -o size=256k tmpfs /usr/local/lib/meshd",
                   "umount /usr/local/lib/meshd && rmdir /usr/local/lib/meshd", "disk-full"),
-    "read-only": ("mount --bind /usr/local /usr/local && mount -o remount,ro,bind /usr/local", "umount /usr/local", "other"),
+    "read-only": ("mount --bind /usr/local /usr/local && mount -o remount,ro,bind /usr/local",
+                  "umount /usr/local", "other"),
     "the service does not start": (
         "mkdir /etc/systemd/system/meshd@.service.d; cd /etc/systemd/system/meshd@.service.d;"
         " printf '[Service]\\nExecStartPre=/bin/false\\n' > no.conf",
@@ -64,7 +65,7 @@ def test_the_next_run_finishes_what_a_fault_left(fleet: Fleet, tmp_path: Path) -
         assert play(fleet, "site", tmp_path).error("a")["code"] == code
     done = play(fleet, "site", tmp_path)
     assert done.exit == 0, done.output
-    fleet["a"].run("ping -c 1 -W 2 b.prod")
+    fleet["a"].run("ping -c 1 -W 10 b.prod")
 
 
 def test_an_upgrade_that_fails_leaves_the_old_daemon_running(fleet: Fleet, tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_a_user_with_sudo(fleet: Fleet, tmp_path: Path, user: str, password: str
     become = {"ansible_become": True} | ({"ansible_become_password": password} if password else {})
     played = play(fleet, "site", tmp_path, "--limit", "a,b", ansible_user=user, **become)
     assert played.exit == 0, played.output
-    fleet["a"].run("ping -c 1 -W 2 b.prod")
+    fleet["a"].run("ping -c 1 -W 10 b.prod")
 
 
 def test_an_unreachable_host_and_one_with_another_key(fleet: Fleet, tmp_path: Path) -> None:

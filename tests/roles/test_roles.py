@@ -29,7 +29,7 @@ def test_from_nothing_to_nothing(fleet: Fleet, tmp_path: Path) -> None:
         assert {"/usr/local/lib/meshd/0.1.0/meshd", "started", "staged", "switched", "confirmed"} <= set(
             first.changed(host.name)
         )
-        host.run("ping -c 1 -W 2 a && ping -c 1 -W 2 b && ping -c 1 -W 2 c && ping -6 -c 1 -W 2 a.prod")
+        host.run("ping -c 1 -W 10 a && ping -c 1 -W 10 b && ping -c 1 -W 10 c && ping -6 -c 1 -W 10 a.prod")
         peers_alive(host, 2)
 
     second = play(fleet, "site", tmp_path)
@@ -80,7 +80,7 @@ def test_only_the_binary_that_differs_is_sent(fleet: Fleet, tmp_path: Path) -> N
     assert healed.of("b")["daemon"]["changed"] == ["enabled", "started"]
     assert healed.of("c")["daemon"]["changed"] == []
     for host in fleet.hosts:
-        host.run("ping -c 1 -W 2 a && ping -c 1 -W 2 b && ping -c 1 -W 2 c")
+        host.run("ping -c 1 -W 10 a && ping -c 1 -W 10 b && ping -c 1 -W 10 c")
 
 
 def test_the_last_mesh_takes_the_shared_files_along(fleet: Fleet, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_the_last_mesh_takes_the_shared_files_along(fleet: Fleet, tmp_path: Path
 
         assert play(fleet, "remove", tmp_path / "prod").exit == 0
         for host in fleet.hosts:
-            host.run("test -x /usr/local/bin/meshd && ping -c 1 -W 2 b.blue && ! test -e /sys/class/net/prod")
+            host.run("test -x /usr/local/bin/meshd && ping -c 1 -W 10 b.blue && ! test -e /sys/class/net/prod")
     finally:
         clean(fleet, "blue", "prod")
 
@@ -103,4 +103,4 @@ def test_after_a_reboot_the_mesh_comes_back(fleet: Fleet, tmp_path: Path) -> Non
     bundles.write(tmp_path, fleet)
     assert play(fleet, "site", tmp_path).exit == 0
     fleet.reboot("a", "b")
-    fleet["a"].run("for i in 1 2 3 4 5; do ping -c 1 -W 2 b.prod && exit; done; exit 1")
+    fleet["a"].run("for i in 1 2 3 4 5; do ping -c 1 -W 10 b.prod && exit; done; exit 1")

@@ -1,8 +1,9 @@
 """The action `meshctl.mesh.converge`: one step of one host, in one round trip over the connection Ansible has.
 
-It reads the task's arguments, hands a step (plugin_utils/steps.py) the way to the host, and puts its outcome into Ansible's
-words: changed, diff, failed. Nothing is copied as a module and no Python is needed on the host. What a connection or a become
-plugin raises stays Ansible's (an unreachable host is unreachable), except a refused sudo, which is a fault with a hint.
+It reads the task's arguments, hands a step (plugin_utils/steps.py) the way to the host, and puts its outcome into
+Ansible's words: changed, diff, failed. Nothing is copied as a module and no Python is needed on the host. What a
+connection or a become plugin raises stays Ansible's (an unreachable host is unreachable), except a refused sudo,
+which is a fault with a hint.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from ansible_collections.meshctl.mesh.plugins.plugin_utils.fault import Fault
 from ansible_collections.meshctl.mesh.plugins.plugin_utils.steps import Completed, Outcome, Remote
 
 ARGUMENTS = {
-    "step": {"type": "str", "required": True, "choices": ["preflight", "daemon", "stage", "switch", "confirm", "remove"]},
+    "step": {
+        "type": "str",
+        "required": True,
+        "choices": ["preflight", "daemon", "stage", "switch", "confirm", "remove"],
+    },
     "bundle": {"type": "path"},
     "name": {"type": "str"},
     "files": {"type": "path"},
@@ -51,23 +56,20 @@ class ActionModule(ActionBase):
         return result | _in_ansibles_words(outcome, remote.diff)
 
     def _step(self, remote: Remote, asked: dict[str, Any]) -> Outcome:
-        if asked["step"] == "remove" and asked["name"]:
-            if not bundle.NAME.fullmatch(asked["name"]):
-                raise Fault("bad-conf", f"{asked['name']!r} is not a name of a mesh", "use the name that mesh.yaml gives")
-            return steps.remove(remote, asked["name"])
+        step, name = asked["step"], asked["name"]
+        if step == "remove":
+            return steps.remove(remote, bundle.checked_name(name) if name else bundle.read(Path(asked["bundle"])).name)
         wanted = bundle.read(Path(asked["bundle"]))
-        if asked["step"] == "remove":
-            return steps.remove(remote, wanted.name)
-        if asked["step"] == "preflight":
+        if step == "preflight":
             return steps.preflight(remote, wanted, Path(asked["files"]), asked["arch"])
-        if asked["step"] == "confirm":
+        if step == "confirm":
             # A connection made before the switch proves nothing.
             self._connection.reset()
             return steps.confirm(remote, wanted)
         observed = asked["observed"] or steps.look(remote, wanted.name)
-        if asked["step"] == "daemon":
+        if step == "daemon":
             return steps.daemon(remote, wanted, observed, Path(asked["files"]), asked["arch"])
-        if asked["step"] == "stage":
+        if step == "stage":
             return steps.stage(remote, wanted, observed)
         return steps.switch(remote, wanted, observed, asked["within"])
 

@@ -1,8 +1,9 @@
-"""The callback `meshctl.mesh.events`: one JSON object a line for each step of each host (docs/reference/contracts.md §7).
+"""The callback `meshctl.mesh.events`: one JSON object a line for each step of each host (docs/reference/contracts.md
+§7).
 
-They go to the file descriptor that MESHCTL_EVENTS_FD names, inherited from whoever started Ansible; without that variable
-nothing happens. Only tasks of meshctl.mesh.converge are steps. Nothing secret passes here: results hold public text only, and
-of a result no more than changes and error is written.
+They go to the file descriptor that MESHCTL_EVENTS_FD names, inherited from whoever started Ansible; without that
+variable nothing happens. Only tasks of meshctl.mesh.converge are steps. Nothing secret passes here: results hold
+public text only, and of a result no more than changes and error is written.
 """
 
 from __future__ import annotations
@@ -10,16 +11,21 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible.plugins.callback import CallbackBase
+
+if TYPE_CHECKING:
+    from ansible.executor.task_result import TaskResult
+    from ansible.inventory.host import Host
+    from ansible.playbook.task import Task
 
 DOCUMENTATION = """
     name: events
     type: aggregate
     short_description: write what happens on each host as JSON lines
     description:
-        - Writes one JSON object a line to the file descriptor in C(MESHCTL_EVENTS_FD), for programs that run these roles.
+        - Writes one JSON object a line to the descriptor in C(MESHCTL_EVENTS_FD), for programs that run these roles.
     requirements:
         - enable in configuration, for example with C(ANSIBLE_CALLBACKS_ENABLED=meshctl.mesh.events)
 """
@@ -45,25 +51,36 @@ class CallbackModule(CallbackBase):
         self._fd = int(fd) if fd.isdigit() else None
         self.disabled = self._fd is None
 
-    def v2_runner_on_start(self, host: Any, task: Any) -> None:
+    def v2_runner_on_start(self, host: Host, task: Task) -> None:
         self._tell(host, task, "start")
 
-    def v2_runner_on_ok(self, result: Any) -> None:
+    def v2_runner_on_ok(self, result: TaskResult) -> None:
         said = _said(result)
-        self._tell(_host(result), _task(result), "changed" if said.get("changed") else "ok", changes=said.get("changes"))
+        self._tell(
+            _host(result), _task(result), "changed" if said.get("changed") else "ok", changes=said.get("changes")
+        )
 
-    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+    def v2_runner_on_failed(self, result: TaskResult, ignore_errors: bool = False) -> None:
         said = _said(result)
         error = said.get("error") or {"code": "other", "what": str(said.get("msg", "failed")), "hint": "run with -vvv"}
         self._tell(_host(result), _task(result), "failed", error=error)
 
-    def v2_runner_on_unreachable(self, result: Any) -> None:
-        self._tell(_host(result), _task(result), "unreachable", error=_why_unreachable(str(_said(result).get("msg", ""))))
+    def v2_runner_on_unreachable(self, result: TaskResult) -> None:
+        self._tell(
+            _host(result), _task(result), "unreachable", error=_why_unreachable(str(_said(result).get("msg", "")))
+        )
 
-    def v2_runner_on_skipped(self, result: Any) -> None:
+    def v2_runner_on_skipped(self, result: TaskResult) -> None:
         self._tell(_host(result), _task(result), "skipped")
 
-    def _tell(self, host: Any, task: Any, status: str, changes: Any = None, error: Any = None) -> None:
+    def _tell(
+        self,
+        host: Host,
+        task: Task,
+        status: str,
+        changes: list[str] | None = None,
+        error: dict[str, str] | None = None,
+    ) -> None:
         if self._fd is None or task.action not in CONVERGE:
             return
         step = task.args.get("step")
@@ -86,13 +103,13 @@ def _why_unreachable(message: str) -> dict[str, str]:
 
 
 # ansible-core 2.20 has host, task and result as attributes, older ones with a leading underscore.
-def _host(result: Any) -> Any:
+def _host(result: TaskResult) -> Host:
     return result.host if hasattr(result, "host") else result._host
 
 
-def _task(result: Any) -> Any:
+def _task(result: TaskResult) -> Task:
     return result.task if hasattr(result, "task") else result._task
 
 
-def _said(result: Any) -> dict[str, Any]:
+def _said(result: TaskResult) -> dict[str, Any]:
     return result.result if hasattr(result, "result") else result._result

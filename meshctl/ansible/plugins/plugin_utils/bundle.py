@@ -1,7 +1,8 @@
 """A bundle as `meshctl render` writes it: DIR/HOST/{NAME.conf, hosts, manifest.json} (docs/reference/contracts.md §7).
 
-Read once at the door into a value that is right: the digests match and the name is a name. The configuration holds keys, so
-it is kept out of repr and leaves this value only on the way to `meshd stage` or, with keys hidden, into a diff.
+Read once at the door into a value that is right: the digests match and the name is a name. The configuration holds
+keys, so it is kept out of repr and leaves this value only on the way to `meshd stage` or, with keys hidden, into a
+diff.
 """
 
 from __future__ import annotations
@@ -44,9 +45,7 @@ class Bundle:
 def read(folder: Path) -> Bundle:
     """The bundle in `folder`. Fault `bad-conf` when something is missing, unreadable or contradicts itself."""
     manifest = _manifest(folder / "manifest.json")
-    name, version = manifest["name"], manifest["version"]
-    if not NAME.fullmatch(name):
-        raise Fault("bad-conf", f"{folder}/manifest.json: {name!r} is not a name of a mesh")
+    name, version = checked_name(manifest["name"]), manifest["version"]
     if not VERSION.fullmatch(version):
         raise Fault("bad-conf", f"{folder}/manifest.json: {version!r} is not a version")
     try:
@@ -58,11 +57,20 @@ def read(folder: Path) -> Bundle:
     return Bundle(name, version, manifest["conf_id"], manifest["conf_sha256"], conf)
 
 
+def checked_name(name: str) -> str:
+    """`name` when it can be a mesh's and an interface's. Fault `bad-conf` otherwise: it goes into commands."""
+    if not NAME.fullmatch(name):
+        raise Fault("bad-conf", f"{name!r} is not a name of a mesh", "use the name that mesh.yaml gives")
+    return name
+
+
 def _manifest(path: Path) -> dict[str, str]:
     try:
         manifest = json.loads(path.read_text())
     except OSError as error:
-        raise Fault("bad-conf", f"{path}: {error.strerror}", "meshd_bundle is a folder made by `meshctl render`") from None
+        raise Fault(
+            "bad-conf", f"{path}: {error.strerror}", "meshd_bundle is a folder made by `meshctl render`"
+        ) from None
     except ValueError:
         raise Fault("bad-conf", f"{path} is not JSON") from None
     if not isinstance(manifest, dict) or manifest.get("schema") != 1:

@@ -1,7 +1,7 @@
 """Faults of one host: a code, what is wrong, and a hint that can be typed (docs/reference/contracts.md §7).
 
-Everything that can go wrong on a host becomes a Fault here, whether a script said it, meshd said it or Ansible raised it. It
-decides nothing: callers turn a Fault into a failed task.
+Everything that can go wrong on a host becomes a Fault here, whether a script said it, meshd said it or Ansible raised
+it. It decides nothing: callers turn a Fault into a failed task.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _MESHD = re.compile(r"^meshd: (?P<what>.*?)(?: \((?P<hint>[^()]*)\))?$", re.MULT
 
 
 def of_meshd(exit_code: int, stderr: str, otherwise: str) -> Fault:
-    """The fault of a `meshd` command. Exit 3 is a bad configuration; of what is left, its sentence tells two causes apart."""
+    """The fault of a `meshd` command. Exit 3 is a bad configuration; else its sentence tells the causes apart."""
     said = _MESHD.search(stderr)
     if said is None:
         return _of_stderr(exit_code, stderr)
@@ -68,8 +68,10 @@ def of_meshd(exit_code: int, stderr: str, otherwise: str) -> Fault:
 
 
 def of_become(message: str) -> Fault | None:
-    """The fault behind a privilege escalation that Ansible or sudo refused; None when the message is about something else."""
-    if re.search(r"(missing|incorrect) sudo password|waiting for privilege escalation|a password is required", message, re.I):
+    """The fault behind a refused privilege escalation; None when the message is about something else."""
+    if re.search(
+        r"(missing|incorrect) sudo password|waiting for privilege escalation|a password is required", message, re.I
+    ):
         return Fault("no-sudo", "sudo asks for a password that was not given or is wrong")
     if re.search(r"not in the sudoers file|may not run sudo|not allowed to execute", message, re.I):
         return Fault("no-sudo", "this user may not use sudo")

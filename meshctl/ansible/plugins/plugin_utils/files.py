@@ -1,7 +1,7 @@
 """Which files a host gets, and what differs from what it has: values in, values out.
 
-The binary and the link to it, and the one file its init wants. A plan is what place.sh does on the host: what is equal there
-already (digest and mode) is not in it, so the binary travels only when it must.
+The binary and the link to it, and the one file its init wants. A plan is what place.sh does on the host: what is
+equal there already (digest and mode) is not in it, so the binary travels only when it must.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ FIRST_LINE = "meshctl-observe 1"
 
 @dataclass(frozen=True)
 class Placed:
-    """A file as it is: SHA-256 in hex (or "missing") and mode ("0644", or "link" with the digest of the target's text)."""
+    """A file as it is: SHA-256 in hex (or "missing") and mode ("0644"; "link" goes with the digest of the target)."""
 
     sha256: str
     mode: str
@@ -64,7 +64,9 @@ def parse(text: str) -> Host:
     """The host behind the lines of observe.sh. Fault `other` when they are cut short or are something else."""
     lines = text.replace("\r", "").splitlines()
     if FIRST_LINE not in lines or "end" not in lines:
-        raise Fault("other", "the host's answer is cut short", "is its shell a POSIX shell that prints nothing at log-in?")
+        raise Fault(
+            "other", "the host's answer is cut short", "is its shell a POSIX shell that prints nothing at log-in?"
+        )
     said: dict[str, str] = {}
     files: dict[str, Placed] = {}
     for line in lines[lines.index(FIRST_LINE) + 1 :]:

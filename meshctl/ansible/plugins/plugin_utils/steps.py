@@ -1,8 +1,10 @@
-"""The steps of a host, from looking at it to taking the mesh off again: preflight, daemon, stage, switch, confirm, remove.
+"""The steps of a host, from looking at it to taking the mesh off again: preflight, daemon, stage, switch, confirm,
+remove.
 
-Each is a function of a bundle and a Remote, which is the only thing here that reaches the host: at most one round trip a step,
-and none where what was seen says that there is nothing to do. What is secret travels on stdin. A fault on a host that had no
-manifest when it was seen, so before its first confirmed configuration, takes away again what this run has put there.
+Each is a function of a bundle and a Remote, which is the only thing here that reaches the host: at most one round
+trip a step, and none where what was seen says that there is nothing to do. What is secret travels on stdin. A fault
+on a host that had no manifest when it was seen, so before its first confirmed configuration, takes away again what
+this run has put there.
 
 No step knows topology, addresses or peers: the bundle is finished. What a change is, is told by digests.
 """
@@ -34,8 +36,8 @@ UNPACK_AND_PLACE = (
 # The manifest says which configuration was last given to this host, so that a later run can tell a change from drift.
 STAGE = (
     f"{MESHD} stage {{name}} --id {{conf_id}} && m={{manifest}} && if [ -e $m ]; then umask 077 && "
-    "sed 's/\"conf_id\":\"[^\"]*\"/\"conf_id\":\"{conf_id}\"/; "
-    "s/\"conf_sha256\":\"[^\"]*\"/\"conf_sha256\":\"{conf_sha256}\"/' $m > $m.meshctl-new && mv -f $m.meshctl-new $m; fi"
+    'sed \'s/"conf_id":"[^"]*"/"conf_id":"{conf_id}"/; '
+    's/"conf_sha256":"[^"]*"/"conf_sha256":"{conf_sha256}"/\' $m > $m.meshctl-new && mv -f $m.meshctl-new $m; fi'
 )
 
 
@@ -48,7 +50,7 @@ class Completed:
 
 @dataclass(frozen=True)
 class Remote:
-    """The way to one host: `run(command, stdin)` as root there. `check`: nothing may change; `diff`: differences are shown."""
+    """The way to one host: `run(command, stdin)` as root there. `check`: change nothing; `diff`: show differences."""
 
     run: Callable[[str, bytes], Completed]
     check: bool = False
@@ -206,7 +208,9 @@ def remove(remote: Remote, name: str) -> Outcome:
     if host.manifest is None and not host.active:
         return Outcome()
     if remote.check:
-        words = [word for word, so in (("stopped", host.active), ("disabled", host.enabled and host.init != "none")) if so]
+        words = [
+            word for word, so in (("stopped", host.active), ("disabled", host.enabled and host.init != "none")) if so
+        ]
         present = [path for path, placed in host.files.items() if placed.sha256 != "missing"]
         return Outcome((*words, *present, files.manifest_path(name)))
     done = remote.run(f"sh -s -- {name} {host.init}", _script("remove.sh"))

@@ -1,4 +1,5 @@
-# What place.sh and remove.sh have in common; sent in front of them. They set: name, init, log (a file for the last words).
+# What place.sh and remove.sh have in common; sent in front of them. They set: name, init, log (a file for the last
+# words).
 # shellcheck shell=sh
 umask 022
 LC_ALL=C
@@ -45,14 +46,16 @@ service() { # start|stop|restart|enable|disable
 # Why the service failed, in one line: its own words before its manager's.
 last_words() {
     {
-        [ "$init" = systemd ] && journalctl --quiet --no-pager --output=cat --lines=20 --unit="meshd@$name" 2> /dev/null |
+        [ "$init" = systemd ] &&
+            journalctl --quiet --no-pager --output=cat --lines=20 --unit="meshd@$name" 2> /dev/null |
             grep '^meshd: ' | tail -n 1
         grep -v '^Job for\|^See ' "$log" | tail -n 1
     } | head -n 1 | grep . || echo "the service of mesh $name does not start"
 }
 
-# What the service itself leaves behind once no file of mesh $name is there: its state, its sockets, and the folders when they
-# are empty, which is when this was the last mesh of the host. Folders of others stay, since rmdir takes empty ones only.
+# What the service itself leaves behind once no file of mesh $name is there: its state, its sockets, and the folders
+# when they are empty, which is when this was the last mesh of the host. Folders of others stay, since rmdir takes
+# empty ones only.
 sweep() {
     rm -f "/etc/meshd/$name.conf" "/etc/meshd/$name.next" "/etc/meshd/$name.manifest.json" "/var/log/meshd-$name.log"
     rm -f "/run/meshd/$name.sock" "/run/meshd/$name.pid" "/run/wireguard/$name.sock"

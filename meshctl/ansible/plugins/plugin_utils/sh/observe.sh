@@ -21,8 +21,8 @@ init_system() {
     fi
 }
 
-# Whether systemd can hand a file to a service (LoadCredential=): since 247, and only where mounts are shared, as every systemd
-# makes them but one in a container: there the file gets lost on its way.
+# Whether systemd can hand a file to a service (LoadCredential=): since 247, and only where mounts are shared, as
+# every systemd makes them but one in a container: there the file gets lost on its way.
 credentials() { # VERSION
     [ "${1:-0}" -ge 247 ] && sed -n 's/^[^ ]* [^ ]* [^ ]* [^ ]* \/ \(.*\) - .*/\1/p' /proc/1/mountinfo | grep -q shared:
 }
@@ -79,7 +79,7 @@ link_state() {
 ports_of_others() {
     own=$(printf '%s' "$report" | sed -n 's/.*"listen_port": *\([0-9]*\).*/\1/p')
     list=
-    for hex in $(cat /proc/net/udp /proc/net/udp6 2> /dev/null | sed -n 's/^ *[0-9]*: [0-9A-F]*:\([0-9A-F]*\) .*/\1/p' | sort -u); do
+    for hex in $(sed -n 's/^ *[0-9]*: [0-9A-F]*:\([0-9A-F]*\) .*/\1/p' /proc/net/udp /proc/net/udp6 2> /dev/null | sort -u); do
         port=$(printf '%d' "0x$hex")
         [ "$port" = "$own" ] || list=${list:+$list,}$port
     done

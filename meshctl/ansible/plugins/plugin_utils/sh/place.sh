@@ -1,9 +1,9 @@
 # Puts files on a host and brings its service up, all or nothing. Arguments: FOLDER NAME INIT
 #
-# FOLDER holds what came along in the same tar stream: `list` (one entry a line, see below) and the files it names. Strategy:
-# first every new file beside its destination, which is where a full disk shows; then one rename each; then the service.
-# What was there before is kept until the service is up, and a failure or a signal at any point takes everything back,
-# folders included. Paths hold no spaces: they are ours.
+# FOLDER holds what came along in the same tar stream: `list` (one entry a line, see below) and the files it names.
+# Strategy: first every new file beside its destination, which is where a full disk shows; then one rename each; then
+# the service. What was there before is kept until the service is up, and a failure or a signal at any point takes
+# everything back, folders included. Paths hold no spaces: they are ours.
 #
 #   file MODE SOURCE PATH      SOURCE, a file in FOLDER, becomes PATH
 #   link TARGET PATH           PATH becomes a symbolic link
