@@ -172,11 +172,8 @@ impl NetDev {
         if !network.addr.is_ipv4() {
             return Ok(());
         }
-        let way = self.netlink.route_to(first_host(network), 0)?;
-        for index in [Some(self.index), way.map(|way| way.ifindex)]
-            .into_iter()
-            .flatten()
-        {
+        let towards = self.link_towards(network)?;
+        for index in [Some(self.index), towards].into_iter().flatten() {
             match put {
                 Put::Add => {
                     let was_on = self.netlink.require_link(index)?.forwarding_v4;
@@ -193,6 +190,17 @@ impl NetDev {
             }
         }
         Ok(())
+    }
+
+    /// The link that leads to an IPv4 network. One of its addresses may be our own, and leads to the loopback.
+    fn link_towards(&self, network: Cidr) -> Result<Option<u32>> {
+        for host in first_hosts(network) {
+            let way = self.netlink.route_to(host, 0)?;
+            if let Some(way) = way.filter(|way| way.ifindex != LOOPBACK) {
+                return Ok(Some(way.ifindex));
+            }
+        }
+        Ok(None)
     }
 
     /// The largest packet that goes unfragmented to `to` with this mark, in bytes, as far as this host knows; `None`
@@ -222,10 +230,19 @@ fn is_local(addr: IpAddr) -> bool {
     }
 }
 
-/// The first address of a network that a host can have.
-fn first_host(network: Cidr) -> IpAddr {
-    match network.addr {
-        IpAddr::V4(v4) if network.prefix < 31 => IpAddr::V4((u32::from(v4) + 1).into()),
-        addr => addr,
-    }
+/// Number of the loopback link in every network namespace (include/net/net_namespace.h, LOOPBACK_IFINDEX).
+const LOOPBACK: u32 = 1;
+
+/// The first few addresses of an IPv4 network that hosts can have.
+fn first_hosts(network: Cidr) -> impl Iterator<Item = IpAddr> {
+    let first = match network.addr {
+        IpAddr::V4(v4) if network.prefix < 31 => u32::from(v4) + 1,
+        IpAddr::V4(v4) => u32::from(v4),
+        IpAddr::V6(_) => 0,
+    };
+    let hosts = 1u32
+        .checked_shl(32 - u32::from(network.prefix))
+        .unwrap_or(u32::MAX)
+        .min(4);
+    (first..first.saturating_add(hosts)).map(|host| IpAddr::V4(host.into()))
 }

@@ -254,3 +254,155 @@ fn an_idle_daemon_sleeps() {
     sleep(Duration::from_secs(10));
     assert_eq!(switches(&a), before, "somebody woke up");
 }
+
+#[test]
+fn a_hub_passes_packets_on_without_the_kernel() {
+    let Some([mut hub, mut left, mut right]) = hosts::<3>() else {
+        return;
+    };
+    let mesh = Mesh::new(3);
+    let through = |n: usize| {
+        mesh.interface(n, "")
+            + &mesh
+                .peer(1, "")
+                .replace("10.77.0.1/32, fd77::1/128", "10.77.0.0/24, fd77::/64")
+    };
+    let middle = mesh.interface(1, "Relay = on\n") + &mesh.peer(2, "") + &mesh.peer(3, "");
+    for (host, conf) in [
+        (&mut hub, middle),
+        (&mut left, through(2)),
+        (&mut right, through(3)),
+    ] {
+        host.run("prod");
+        host.apply("prod", &conf);
+    }
+    assert_eq!(
+        hub.sh(
+            "cat /proc/sys/net/ipv4/conf/prod/forwarding /proc/sys/net/ipv6/conf/prod/forwarding"
+        ),
+        "0\n0\n"
+    );
+    for to in ["10.77.0.3", "fd77::3"] {
+        left.until(&format!("{to} answers"), |host| host.pings(to));
+    }
+    let hops = left.sh("ping -c 1 -W 5 10.77.0.3 | grep -o ttl=[0-9]*");
+    assert_eq!(hops, "ttl=63\n", "one hop each way");
+}
+
+#[test]
+fn a_site_behind_a_host_is_reached_and_forwarding_put_back() {
+    let Some([mut gate, mut far]) = hosts::<2>() else {
+        return;
+    };
+    let mesh = Mesh::new(2);
+    gate.sh(
+        "ip netns add shed && ip link add name site type veth peer name eth0 netns shed
+         ip addr add 192.168.20.1/24 dev site && ip link set site up
+         ip -n shed addr add 192.168.20.7/24 dev eth0 && ip -n shed link set eth0 up
+         ip -n shed route add default via 192.168.20.1",
+    );
+    let forwarding = |host: &common::Host| host.sh("cat /proc/sys/net/ipv4/conf/site/forwarding");
+    assert_eq!(forwarding(&gate), "0\n");
+    gate.run("prod");
+    gate.apply(
+        "prod",
+        &(mesh.interface(1, "Forward = 192.168.20.0/24\n") + &mesh.peer(2, "")),
+    );
+    far.run("prod");
+    far.apply(
+        "prod",
+        &(mesh.interface(2, "")
+            + &mesh
+                .peer(1, "")
+                .replace("10.77.0.1/32", "10.77.0.1/32, 192.168.20.0/24")),
+    );
+    assert_eq!(forwarding(&gate), "1\n");
+    assert_eq!(
+        gate.sh("cat /proc/sys/net/ipv4/conf/prod/forwarding"),
+        "1\n"
+    );
+    far.until("the site answers", |host| host.pings("192.168.20.7"));
+    let report = gate.report("prod");
+    assert_eq!(report["running"], report["conf"]);
+    gate.terminate(0);
+    assert_eq!(forwarding(&gate), "0\n");
+    gate.sh("ip netns del shed");
+}
+
+#[test]
+fn the_service_manager_hears_ready_and_then_the_watchdog() {
+    let Some([mut a]) = hosts::<1>() else { return };
+    if !installed("socat") {
+        eprintln!("skipped: socat is not installed");
+        return;
+    }
+    a.spawn(
+        "socat",
+        &[
+            "-u",
+            "UNIX-RECV:/run/notify",
+            "OPEN:/run/heard,creat,append",
+        ],
+    );
+    a.until("somebody listens", |host| {
+        host.sh("ls /run").contains("notify")
+    });
+    let daemon = a.spawn(
+        "env",
+        &[
+            "NOTIFY_SOCKET=/run/notify",
+            "WATCHDOG_USEC=400000",
+            MESHD,
+            "run",
+            "prod",
+        ],
+    );
+    a.until("ready", |host| {
+        host.sh("cat /run/heard 2>/dev/null || true")
+            .contains("READY=1")
+    });
+    assert_eq!(
+        a.try_meshd(&["status", "prod"], "").0,
+        0,
+        "ready means that it serves"
+    );
+    a.until("watchdog", |host| {
+        host.sh("cat /run/heard").matches("WATCHDOG=1").count() >= 3
+    });
+    assert_eq!(a.terminate(daemon), 0);
+    a.until("stopping", |host| {
+        host.sh("cat /run/heard").contains("STOPPING=1")
+    });
+}
+
+#[test]
+fn a_bare_device_works_on_in_another_namespace() {
+    let Some([mut a, b]) = hosts::<2>() else {
+        return;
+    };
+    let bare = a.spawn(MESHD, &["bare", "wg7"]);
+    a.until("serves wg", |host| {
+        host.sh("ls /run/wireguard 2>/dev/null || true")
+            .contains("wg7.sock")
+    });
+    let ((own, own_public), (other, other_public)) = (keys(), keys());
+    a.sh(&format!("echo {own} > /run/key; wg set wg7 private-key /run/key listen-port 5000 peer {other_public} allowed-ips 10.0.0.2/32 endpoint 192.0.2.2:5000"));
+    // The inner side is seen from a namespace of its own only; the sockets stay.
+    a.sh("ip netns add inner && ip link set wg7 netns inner && ip -n inner addr add 10.0.0.1/24 dev wg7 && ip -n inner link set wg7 up");
+    let mut b = b;
+    b.spawn(MESHD, &["bare", "wg7"]);
+    b.until("serves wg", |host| {
+        host.sh("ls /run/wireguard 2>/dev/null || true")
+            .contains("wg7.sock")
+    });
+    b.sh(&format!("echo {other} > /run/key; wg set wg7 private-key /run/key listen-port 5000 peer {own_public} allowed-ips 10.0.0.1/32
+        ip addr add 10.0.0.2/24 dev wg7; ip link set wg7 up"));
+    a.until("answered", |host| {
+        host.sh("ip netns exec inner ping -c 1 -W 1 10.0.0.2 >/dev/null && echo yes || true")
+            == "yes\n"
+    });
+    a.sh("ip -n inner link del wg7; ip netns del inner");
+    a.until("ended", |host| host.sh("ls /run/wireguard").is_empty());
+    sleep(Duration::from_millis(200));
+    assert!(a.has_ended(bare));
+}

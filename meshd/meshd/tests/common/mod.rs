@@ -24,6 +24,7 @@ for dir in etc var; do
 done
 mount -t tmpfs tmpfs /run
 printf '127.0.0.1 localhost' > /etc/hosts
+sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0
 ip link set lo up
 echo ready
 exec sleep 600";
@@ -99,6 +100,11 @@ impl Host {
             holder,
             children: Vec::new(),
         }
+    }
+
+    /// The process that holds its namespaces.
+    pub fn holder(&self) -> u32 {
+        self.holder.id()
     }
 
     /// A command to be run on it.
