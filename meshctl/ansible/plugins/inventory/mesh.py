@@ -40,8 +40,8 @@ DOCUMENTATION = """
           C(ANSIBLE_INVENTORY_ENABLED=meshctl.mesh.mesh,auto)."
         - "Variables of a host: C(ansible_host), C(ansible_user) and C(ansible_port) as C(ssh) says them,
           C(ansible_become) for other users than root, C(mesh_name), C(mesh_nat), C(mesh_lan), C(mesh_addresses),
-          C(mesh_port) and C(mesh_public_key) (the last three once there is a mesh.lock), and C(meshd_bundle) when there is
-          a folder C(bundles/HOST) beside the file, as C(meshctl render bundles) makes it."
+          C(mesh_port) and C(mesh_public_key) (the last three once there is a mesh.lock), and C(meshd_bundle) when
+          there is a folder C(bundles/HOST) beside the file, as C(meshctl render bundles) makes it."
     options:
         plugin:
             description: Only there because Ansible wants it; a mesh.yaml does not have this key.
