@@ -65,7 +65,7 @@ types: setup
 
 unit: setup
 	@$(CARGO) test $(RUST) --quiet --package meshd-proto --package meshd-aead
-	@$(PYTEST) -n auto tests/core tests/laws tests/test_house.py
+	@$(PYTEST) -n auto tests/core tests/cases tests/laws tests/test_house.py
 
 integration: build
 	@$(CARGO) test $(RUST) --quiet --package meshd-os --package meshd
