@@ -206,8 +206,8 @@ def apply(screen: Screen, /, file: Path | None, yes: bool, as_json: bool, **give
 @cli.command()
 @options.file
 @options.contact
-@options.vault
 @options.as_json
+@click.option("--forget", is_flag=True, help="Give up hosts that left mesh.yaml and can't be reached.")
 @click.pass_obj
 def remove(screen: Screen, /, file: Path | None, yes: bool, as_json: bool, **given: options.Value) -> int:
     """Take the mesh off the hosts, and with it everything that apply has put there.
@@ -356,16 +356,19 @@ def _change(
     from meshctl.core import planjson
     from meshctl.flow import safely
 
-    with safely.session(options.run_of(screen, file, given)) as session:
+    with safely.session(options.run_of(screen, file, given), secrets=not removing) as session:
         planned = (safely.removal_plan if removing else safely.make_plan)(session)
         if as_json:
             screen.json({"type": "plan", **planjson.plan(planned.plan)})
         else:
             screen.data(views.plan(planned.plan))
-        nothing = not planned.plan.touched and not planned.plan.forget
+        nothing = not planned.plan.touched and not planned.plan.forget and not given.get("forget")
         if not nothing and not yes and not screen.ask("remove this?" if removing else "apply this?"):
             raise Failed("nothing was changed: you said no", None, "refused")
-        outcome = (safely.remove if removing else safely.apply)(session, planned)
+        if removing:
+            outcome = safely.remove(session, planned, forget=bool(given["forget"]))
+        else:
+            outcome = safely.apply(session, planned)
     if as_json:
         screen.json({"type": "outcome", **views.outcome_json(outcome)})
     elif not nothing:

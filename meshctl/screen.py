@@ -71,7 +71,14 @@ class Screen:
             problems = [planjson.problem(problem) for problem in error.problems]
         elif isinstance(error, Interrupted):
             self.talk(views.interrupted(error))
-            problems = [{"code": "interrupted", "rolled_back": list(error.rolled_back), "left": list(error.left)}]
+            problems = [
+                {
+                    "code": "interrupted",
+                    "rolled_back": list(error.rolled_back),
+                    "left": list(error.left),
+                    "kept": list(error.kept),
+                }
+            ]
         elif isinstance(error, HostError):
             self.talk(views.host_error(error))
             problems = [planjson.host_error(error)]
@@ -85,7 +92,7 @@ class Screen:
     def interrupted(self) -> None:
         """Ctrl-C before any host had begun to switch."""
         self.talk([(("error", "interrupted"),)])
-        self.say("no configuration was switched; the next run finishes what was begun")
+        self.say("nothing is left half-switched; the next run finishes what was begun")
 
     def ask(self, question: str) -> bool:
         """Yes or no, from a person. Failed when there is none."""

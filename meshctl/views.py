@@ -181,6 +181,8 @@ def interrupted(stop: Interrupted) -> Iterator[Line]:
     yield line("interrupted", "error")
     if stop.rolled_back:
         yield line(f"rolled back: {', '.join(stop.rolled_back)}")
+    if stop.kept:
+        yield line(f"confirmed by then: {', '.join(stop.kept)}")
     if stop.left:
         yield line(f"going back by themselves when their time runs out: {', '.join(stop.left)}")
 

@@ -98,7 +98,8 @@ def read(run: Run, *, secrets: bool = True) -> Files:
     ring = keyring.read(run.mesh.keys, password)
     public = locked.public_keys() if locked else {}
     if ring is None and public:
-        what = f"{shown} is missing, and {run.mesh.lock.name} knows {len(public)} hosts"
+        count = "a host" if len(public) == 1 else f"{len(public)} hosts"
+        what = f"{shown} is missing, and {run.mesh.lock.name} knows {count}"
         hint = f"restore {run.mesh.keys.name} from your backup; only to start anew delete {run.mesh.lock.name} too"
         raise Invalid([Problem(what, Where(shown), hint, "keys")])
     if ring is not None:
@@ -106,11 +107,11 @@ def read(run: Run, *, secrets: bool = True) -> Files:
     return Files(spec, locked, ring, password)
 
 
-def meant(files: Files, places: Mapping[str, Place]) -> Mesh:
+def meant(files: Files, places: Mapping[str, Place]) -> tuple[Mesh, Lock]:
     """The mesh as far as it can be known without any secret: hosts that have no key yet get one that is forgotten."""
     drawn = keyring.grown(KeyRing(), files.spec.hosts).public()
     public = drawn | (files.lock.public_keys() if files.lock else {})
-    return mesh.resolve(files.spec, files.lock, public, places, {})[0]
+    return mesh.resolve(files.spec, files.lock, public, places, {})
 
 
 def desire(files: Files, places: Mapping[str, Place], ports: Mapping[str, frozenset[int]]) -> Desired:
@@ -134,7 +135,7 @@ def check(run: Run) -> Mesh:
     locked_up = keyring.is_encrypted(run.mesh.keys) and not run.vault.given
     files = read(run, secrets=not locked_up)
     places = {name: place for name, (_, place) in _roads(files).items()} if sshconfig.available() else {}
-    return meant(files, places)
+    return meant(files, places)[0]
 
 
 def render(run: Run, folder: Path) -> Desired:
@@ -227,7 +228,7 @@ class Session:
         members = [name for name in self.roads if name in self.files.spec.hosts]
         told.phase("probe", tuple(members))
         vitals = self.ping(members) | {n: f for n, f in self.faults.items() if n in self.hosts}
-        return status.judge(meant(self.files, self.places), vitals)
+        return status.judge(meant(self.files, self.places)[0], vitals)
 
     def _chosen(self) -> frozenset[str]:
         """The hosts that may be touched: all of them, or those of --limit."""

@@ -8,8 +8,9 @@ failed earlier takes no part; a new link that doesn't come up is reported and ro
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -24,7 +25,7 @@ from meshctl.core.report import PeerVitals, Report, Vitals
 from meshctl.core.status import LinkStatus, Status
 from meshctl.flow import river
 from meshctl.flow.river import MESHD, Desired, Run, Session
-from meshctl.shell import ansible, meshdir
+from meshctl.shell import ansible, keyring, meshdir
 from meshctl.shell.ansible import StepEvent, Target
 from meshctl.shell.ssh import Command
 from meshctl.version import VERSION
@@ -84,28 +85,29 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A plan, and what it was made of."""
+    """A plan, and what it was made of. A removal desires nothing, so that it needs no key."""
 
     plan: Plan
-    desired: Desired
+    mesh: Mesh
+    lock: Lock
     reports: Mapping[str, Report | HostError]
+    desired: Desired | None = None
 
 
 class Interrupted(Failure):
-    """Ctrl-C after hosts had begun to switch. The others had nothing changed that a next run doesn't finish."""
+    """Ctrl-C after hosts had begun to switch: which went back, which will, and which had been confirmed by then."""
 
     exit = 130
 
-    def __init__(self, rolled_back: tuple[str, ...], left: tuple[str, ...]) -> None:
+    def __init__(self, rolled_back: Iterable[str] = (), left: Iterable[str] = (), kept: Iterable[str] = ()) -> None:
         super().__init__("interrupted")
-        self.rolled_back = rolled_back
-        self.left = left
+        self.rolled_back, self.left, self.kept = tuple(rolled_back), tuple(left), tuple(kept)
 
 
-@contextmanager
-def session(run: Run) -> Iterator[Session]:
+@contextlib.contextmanager
+def session(run: Run, *, secrets: bool = True) -> Iterator[Session]:
     """A session that may change hosts: the run lock is held from before the first look until after the last word."""
-    with meshdir.run_lock(run.mesh), Session(run) as made:
+    with meshdir.run_lock(run.mesh), Session(run, secrets=secrets) as made:
         yield made
 
 
@@ -113,36 +115,39 @@ def make_plan(session: Session) -> Planned:
     """Observe and compare; nothing is written anywhere."""
     reports = session.observe()
     desired = session.desire(reports)
-    return Planned(session.diff(desired, reports), desired, reports)
+    return Planned(session.diff(desired, reports), desired.mesh, desired.lock, reports, desired)
 
 
 def removal_plan(session: Session) -> Planned:
-    """What taking the mesh off every (chosen) host would do."""
+    """What taking the mesh off every (chosen) host would do. No key is needed for that: they may be lost."""
     reports = session.observe()
-    desired = session.desire(reports)
-    return Planned(plan.removal(session.files.spec.mesh, reports, river.release()), desired, reports)
+    mesh, locked = river.meant(session.files, session.places)
+    return Planned(plan.removal(mesh.name, reports, river.release()), mesh, locked, reports)
 
 
 def apply(session: Session, planned: Planned) -> Outcome:
     """Do the plan. The run lock is held by the caller."""
-    run, desired = session.run, planned.desired
-    river.persist(run, session.files, desired.lock, desired.ring)
+    if planned.desired is not None:
+        river.persist(session.run, session.files, planned.desired.lock, planned.desired.ring)
     doing = _Doing(session, planned)
     outcome = doing.switch()
     removed = doing.remove()
     hosts = tuple(sorted((*_unreachable(planned.plan), *outcome.hosts, *removed), key=lambda h: h.host))
-    gone = [*planned.plan.forget, *(h.host for h in removed if h.result is Result.REMOVED)]
-    _forget(session, desired, gone)
+    _forget(session, planned, [*planned.plan.forget, *_gone(planned, removed)])
     return replace(outcome, hosts=hosts)
 
 
-def remove(session: Session, planned: Planned) -> Outcome:
-    """Take the mesh off the planned hosts. mesh.lock and mesh.keys keep the members' identities."""
+def remove(session: Session, planned: Planned, *, forget: bool = False) -> Outcome:
+    """Take the mesh off the planned hosts. mesh.lock and mesh.keys keep the members' identities.
+
+    With `forget`, hosts that left mesh.yaml and can't be reached are given up: nobody asks for them again.
+    """
     removed = _Doing(session, planned).remove()
-    gone = [h.host for h in removed if h.result is Result.REMOVED and h.host in planned.desired.lock.leaving]
-    if gone:
-        _forget(session, planned.desired, gone)
-    return Outcome(tuple(sorted((*_unreachable(planned.plan), *removed), key=lambda h: h.host)))
+    failed = _unreachable(planned.plan)
+    given_up = [h.host for h in failed if forget and h.host in planned.lock.leaving]
+    _forget(session, planned, [*_gone(planned, removed), *given_up])
+    left = [h for h in failed if h.host not in given_up]
+    return Outcome(tuple(sorted((*left, *removed), key=lambda h: h.host)))
 
 
 class _Doing:
@@ -150,11 +155,13 @@ class _Doing:
 
     def __init__(self, session: Session, planned: Planned) -> None:
         self.session, self.planned = session, planned
-        self.mesh: Mesh = planned.desired.mesh
+        self.mesh = planned.mesh
+        self.bundles: Mapping[str, Bundle] = planned.desired.bundles if planned.desired else {}
         self.actions = {h.host: h.action for h in planned.plan.hosts if h.host in planned.plan.touched}
         self.reached: set[str] = set()  # hosts that may have switched
         self.errors: dict[str, HostError] = {}
         self.switched: list[str] = []
+        self.kept: tuple[str, ...] = ()  # confirmed
         self.back: tuple[str, ...] = ()  # hosts that said they went back; the others do when their time runs out
 
     def switch(self) -> Outcome:
@@ -165,27 +172,27 @@ class _Doing:
             before = self._alive_before(hosts)
             within = WITHIN + _WITHIN_EACH * len(hosts)
             self._play("apply", hosts, {"meshd_confirm": False, "meshd_within": within})
-            with self.session.pool.fresh() as pool:
-                self.session.pool = pool
-                vitals = self._probe(hosts)
-                if why := self._why_not(before, vitals):
-                    self._roll_back()
-                    return Outcome(tuple(self._outcomes(hosts, rolled_back=True)), rolled_back=why)
+            self.session.pool = self.session.pool.fresh()
+            vitals = self._probe(hosts)
+            if why := self._why_not(before, vitals):
+                self._roll_back()
+                return Outcome(tuple(self._outcomes(hosts, rolled_back=True)), rolled_back=why)
+            with _interrupts_wait():  # decided: half of it would be the worst of both
                 self._confirm()
-                judged = status.judge(self.mesh, vitals) if vitals else None
-                expected = [] if judged is None else [link for link in judged.links if self._expected(link)]
+                self.kept = tuple(host for host in self.switched if host not in self.errors)
         except KeyboardInterrupt:
             if not self.reached:
                 raise
             raise self._retreat() from None
         except Failed:
-            if self.reached:
-                self._roll_back()
+            self._roll_back()
             raise
-        if judged is None:
+        if not vitals:
             return Outcome(tuple(self._outcomes(hosts)))
+        judged = status.judge(self.mesh, vitals)
+        expected = tuple(link for link in judged.links if self._expected(link))
         waiting = len(judged.links) - len(expected)
-        return Outcome(tuple(self._outcomes(hosts)), replace(judged, links=tuple(expected)), waiting)
+        return Outcome(tuple(self._outcomes(hosts)), replace(judged, links=expected), waiting)
 
     def remove(self) -> list[HostOutcome]:
         hosts = [name for name, action in self.actions.items() if action is Action.REMOVE]
@@ -212,7 +219,7 @@ class _Doing:
         ansible.run(playbook, targets, on_event, variables=variables, become_password=password)
 
     def _bundle(self, name: str) -> Bundle:
-        return self.planned.desired.bundles.get(name) or absent(self.mesh.name, name, VERSION)
+        return self.bundles.get(name) or absent(self.mesh.name, name, VERSION)
 
     def _arch(self, name: str) -> str | None:
         seen = self.planned.reports[name]
@@ -271,8 +278,8 @@ class _Doing:
         # mixture of old and new
         told = self.session.run.progress
         told.phase("confirm", tuple(self.switched))
-        bundles, name = self.planned.desired.bundles, self.mesh.name
-        commands = {h: Command(f"{MESHD} confirm {name} --id {bundles[h].id} --force") for h in self.switched}
+        confirm = f"{MESHD} confirm {self.mesh.name} --force --id "
+        commands = {host: Command(confirm + self.bundles[host].id) for host in self.switched}
         answers = self.session.pool.run_all(commands, lambda host, _: told.step(host, "confirm", "done"))
         for host, answer in answers.items():
             if isinstance(answer, HostError):
@@ -291,6 +298,9 @@ class _Doing:
 
     def _roll_back(self) -> None:
         hosts = sorted(self.reached)
+        if not hosts:
+            return
+        self.session.pool = self.session.pool.fresh()
         self.session.run.progress.phase("roll back", tuple(hosts))
         command = Command(f"{MESHD} rollback {self.mesh.name}", timeout=_ROLLBACK_TIMEOUT)
         answers = self.session.pool.run_all(dict.fromkeys(hosts, command))
@@ -298,13 +308,11 @@ class _Doing:
 
     def _retreat(self) -> Interrupted:
         """After Ctrl-C: back on every host that may have switched. A second Ctrl-C leaves the rest to their timers."""
-        try:
-            with self.session.pool.fresh() as pool:
-                self.session.pool = pool
-                self._roll_back()
-        except KeyboardInterrupt:
-            pass
-        return Interrupted(self.back, tuple(sorted(self.reached - set(self.back))))
+        if self.kept:
+            return Interrupted(kept=self.kept)
+        with contextlib.suppress(KeyboardInterrupt):
+            self._roll_back()
+        return Interrupted(self.back, sorted(self.reached - set(self.back)))
 
     def _outcomes(self, hosts: Iterable[str], *, rolled_back: bool = False) -> Iterable[HostOutcome]:
         for name in hosts:
@@ -326,15 +334,34 @@ def _unreachable(planned: Plan) -> list[HostOutcome]:
     return [HostOutcome(h.host, Result.FAILED, h.errors[0]) for h in planned.hosts if h.errors]
 
 
-def _forget(session: Session, desired: Desired, gone: list[str]) -> None:
-    """mesh.lock and mesh.keys without the hosts that left."""
-    if not gone:
+def _gone(planned: Planned, removed: Iterable[HostOutcome]) -> list[str]:
+    """The removed hosts that mesh.yaml doesn't have any more."""
+    return [h.host for h in removed if h.result is Result.REMOVED and h.host in planned.lock.leaving]
+
+
+def _forget(session: Session, planned: Planned, gone: list[str]) -> None:
+    """mesh.lock without the hosts that left, and mesh.keys without theirs where it is open."""
+    locked = lock.forget(planned.lock, gone)
+    if not gone or locked == planned.lock:
         return
-    locked: Lock = lock.forget(desired.lock, gone)
-    kept = {name: key for name, key in desired.ring.private.items() if name in (locked.hosts.keys() | locked.leaving)}
-    ring = KeyRing(kept, desired.ring.psk_root)
-    files = replace(session.files, lock=desired.lock, ring=desired.ring)
     # the lock first here: keys that no lock names do no harm, a lock without its keys does
-    if locked != files.lock:
-        meshdir.write(session.run.mesh.lock, lock.format(locked))
-    river.persist(session.run, replace(files, lock=locked), locked, ring)
+    meshdir.write(session.run.mesh.lock, lock.format(locked))
+    if planned.desired is not None:
+        ring = planned.desired.ring
+        kept = {name: key for name, key in ring.private.items() if name in locked.public_keys()}
+        keyring.write(session.run.mesh.keys, KeyRing(kept, ring.psk_root), session.files.password)
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C and its kin come after the block, not in it."""
+    came: list[int] = []
+    orders = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = [signal.signal(order, lambda number, _: came.append(number)) for order in orders]
+    try:
+        yield
+    finally:
+        for order, handler in zip(orders, handlers, strict=True):
+            signal.signal(order, handler)
+    if came:
+        raise KeyboardInterrupt

@@ -107,7 +107,7 @@ def test_an_interrupt_before_anything_was_switched_says_so(folder: Path) -> None
     running.send_signal(signal.SIGINT)
     said += running.communicate(timeout=60)[1]
     assert running.returncode == 130, said
-    assert "no configuration was switched; the next run finishes what was begun\n" in said
+    assert "nothing is left half-switched; the next run finishes what was begun\n" in said
     assert "Traceback" not in said
     assert meshctl(folder, "apply", "--yes").returncode == 0
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -49,3 +51,12 @@ def test_every_command_that_contacts_hosts_takes_the_same_options() -> None:
     for path, command in commands(cli):
         if path.split()[-1] in ("plan", "apply", "status", "verify", "remove") and "lab" not in path:
             assert wanted <= {word for option in command.params for word in option.opts}, path
+
+
+def test_hosts_are_completed_from_the_file(tmp_path: Path) -> None:
+    (tmp_path / "mesh.yaml").write_text("mesh: prod\nhosts: {alpha: root@192.0.2.1, beta: root@192.0.2.2}\n")
+    words = {"_MESHCTL_COMPLETE": "bash_complete", "COMP_WORDS": "meshctl plan --limit al", "COMP_CWORD": "3"}
+    done = subprocess.run(
+        [sys.executable, "-m", "meshctl"], cwd=tmp_path, env={**os.environ, **words}, capture_output=True, check=True
+    )
+    assert done.stdout == b"plain,alpha\n"
