@@ -6,9 +6,11 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod cli;
+mod closed;
 mod conf;
 mod control;
 mod digest;
+mod guard;
 mod hosts;
 mod netdev;
 mod packet;

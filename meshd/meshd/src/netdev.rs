@@ -22,7 +22,9 @@ pub struct NetDev {
     netlink: Netlink,
     index: u32,
     /// What could not be set because IPv6 is turned off; counted as there, so that it isn't tried again and again.
-    without_ipv6: BTreeSet<Cidr>,
+    addresses_without_ipv6: BTreeSet<Cidr>,
+    /// The same, routes.
+    routes_without_ipv6: BTreeSet<Route>,
     /// Links whose forwarding was off before we turned it on, by index.
     forwarding: BTreeSet<u32>,
 }
@@ -53,7 +55,8 @@ impl NetDev {
         Ok(Self {
             netlink,
             index: link.index,
-            without_ipv6: BTreeSet::new(),
+            addresses_without_ipv6: BTreeSet::new(),
+            routes_without_ipv6: BTreeSet::new(),
             forwarding: BTreeSet::new(),
         })
     }
@@ -70,11 +73,11 @@ impl NetDev {
 
     /// Whether the host has IPv6 turned off for this link, so that its IPv6 addresses and routes are not set.
     pub fn lacks_ipv6(&self) -> bool {
-        !self.without_ipv6.is_empty()
+        !self.addresses_without_ipv6.is_empty() || !self.routes_without_ipv6.is_empty()
     }
 
-    /// What is so, with routes of `table` (`None`: no routes are ours).
-    pub fn observe(&self, table: Option<u32>) -> Result<Observed> {
+    /// What is so, with the routes of `tables`.
+    pub fn observe(&self, tables: &[u32]) -> Result<Observed> {
         let link = self.netlink.require_link(self.index)?;
         let mut addresses: BTreeSet<Cidr> = self
             .netlink
@@ -86,9 +89,9 @@ impl NetDev {
             })
             .filter(|cidr| !is_local(cidr.addr))
             .collect();
-        addresses.extend(&self.without_ipv6);
+        addresses.extend(&self.addresses_without_ipv6);
         let mut routes = BTreeSet::new();
-        if let Some(table) = table {
+        for &table in tables {
             let found = self.netlink.routes(self.index, Some(table))?;
             let ours = found
                 .iter()
@@ -100,11 +103,9 @@ impl NetDev {
                     prefix: r.prefix,
                 },
             }));
-            routes.extend(self.without_ipv6.iter().map(|network| Route {
-                table,
-                network: *network,
-            }));
         }
+        let lacking = self.routes_without_ipv6.iter();
+        routes.extend(lacking.filter(|route| tables.contains(&route.table)));
         let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
         Ok(Observed {
             mtu,
@@ -124,7 +125,8 @@ impl NetDev {
             Put::Add => self.netlink.add_address(self.index, address),
             Put::Remove => self.netlink.delete_address(self.index, address),
         };
-        self.tolerate(put, cidr, result)
+        let lacking = &mut self.addresses_without_ipv6;
+        tolerate(put, cidr.addr, cidr, lacking, result)
     }
 
     /// Adds or removes a route.
@@ -135,25 +137,8 @@ impl NetDev {
             Put::Add => self.netlink.add_route(&wanted),
             Put::Remove => self.netlink.delete_route(&wanted),
         };
-        self.tolerate(put, route.network, result)
-    }
-
-    /// What is there already, or gone already, is as wanted; so is IPv6 on a host without it.
-    fn tolerate(&mut self, put: Put, cidr: Cidr, result: Result<()>) -> Result<()> {
-        let Err(error) = result else { return Ok(()) };
-        let errno = error.errno().unwrap_or_default();
-        match put {
-            Put::Add if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-            Put::Add if cidr.addr.is_ipv6() && IPV6_OFF.contains(&errno) => {
-                self.without_ipv6.insert(cidr);
-                Ok(())
-            }
-            Put::Remove if self.without_ipv6.remove(&cidr) => Ok(()),
-            Put::Remove if error.kind() == ErrorKind::AddrNotAvailable || errno == libc::ESRCH => {
-                Ok(())
-            }
-            _ => Err(error),
-        }
+        let lacking = &mut self.routes_without_ipv6;
+        tolerate(put, route.network.addr, route, lacking, result)
     }
 
     /// Sets the MTU.
@@ -219,6 +204,30 @@ impl NetDev {
                 .link_by_index(way.ifindex)?
                 .map(|link| link.mtu)),
         }
+    }
+}
+
+/// What is there already, or gone already, is as wanted; so is IPv6 on a host without it, which is noted in `lacking`.
+fn tolerate<T: Ord>(
+    put: Put,
+    addr: IpAddr,
+    item: T,
+    lacking: &mut BTreeSet<T>,
+    result: Result<()>,
+) -> Result<()> {
+    let Err(error) = result else { return Ok(()) };
+    let errno = error.errno().unwrap_or_default();
+    match put {
+        Put::Add if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Put::Add if addr.is_ipv6() && IPV6_OFF.contains(&errno) => {
+            lacking.insert(item);
+            Ok(())
+        }
+        Put::Remove if lacking.remove(&item) => Ok(()),
+        Put::Remove if error.kind() == ErrorKind::AddrNotAvailable || errno == libc::ESRCH => {
+            Ok(())
+        }
+        _ => Err(error),
     }
 }
 

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meshd_proto::PublicKey;
 
+use crate::closed;
 use crate::conf::{Cidr, Conf, Endpoint, Peer, Secret, UtcTime};
 
 /// Everything about an interface that a configuration decides.
@@ -64,14 +65,10 @@ impl Setup {
     /// rather than elsewhere).
     pub fn wanted(conf: &Conf, private_key: Secret, mtu: u16, now: UtcTime) -> Self {
         let interface = &conf.interface;
-        let routes = match interface.table.id() {
-            Some(table) => conf
-                .routes()
-                .into_iter()
-                .map(|network| Route { table, network })
-                .collect(),
-            None => BTreeSet::new(),
-        };
+        let routes = conf.routes().into_iter().filter_map(|network| {
+            let table = closed::table_of(conf, &network)?;
+            Some(Route { table, network })
+        });
         let alive = conf
             .peers
             .iter()
@@ -88,12 +85,12 @@ impl Setup {
         Self {
             private_key: Some(private_key),
             listen_port: Some(interface.listen_port).filter(|port| *port != 0),
-            fwmark: interface.fwmark,
+            fwmark: closed::mark(conf),
             mtu,
             up: true,
             relay: interface.relay,
             addresses: interface.addresses.iter().copied().collect(),
-            routes,
+            routes: routes.collect(),
             forward: interface.forward.iter().copied().collect(),
             peers: peers.collect(),
         }

@@ -13,11 +13,14 @@ use serde_json::json;
 
 use super::check::{parse, private_key, read_stdin};
 use super::client::Client;
+use super::close;
 use super::options::Options;
 use super::{print, Exit, Failure, Outcome};
+use crate::closed::Closed;
 use crate::conf::{Conf, PrivateKey};
 use crate::control::wire::{Request, Response};
 use crate::digest::sha256;
+use crate::guard::Guard;
 use crate::report::Status;
 use crate::{hosts, paths};
 
@@ -51,6 +54,9 @@ pub fn stage(options: &Options) -> Outcome {
 
 fn stage_request(id: &str, bytes: &[u8]) -> Result<Request, Vec<Failure>> {
     let parsed = parse("conf", bytes)?;
+    if let Some(conf) = &parsed.conf {
+        close::check_reach(conf)?;
+    }
     let in_file = |conf: &&Conf| matches!(conf.interface.private_key, PrivateKey::File(_));
     let key = match parsed.conf.as_ref().filter(in_file) {
         Some(conf) => Some(private_key(conf)?.expose_base64()),
@@ -196,6 +202,7 @@ pub fn remove(options: &Options) -> Outcome {
         Err(failure) if failure.exit == Exit::NotRunning => {}
         Err(failure) => return Err(failure.into()),
     }
+    Guard::new(name)?.set(&Closed::default())?;
     for path in [
         paths::conf(name),
         paths::next(name),

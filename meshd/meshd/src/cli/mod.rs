@@ -6,6 +6,7 @@
 mod apply;
 pub mod check;
 mod client;
+mod close;
 mod keys;
 mod options;
 mod show;
@@ -22,6 +23,7 @@ meshd: a WireGuard-compatible tunnel daemon
 
   meshd run NAME                       the daemon, in the foreground
   meshd start NAME | stop NAME         the same in the background, for hosts without an init
+  meshd guard NAME                     close the host as the confirmed configuration says, before `run`
   meshd bare IFNAME                    a bare device for `wg`, in the foreground
 
   meshd stage NAME --id H < conf       check and keep a configuration; H is its SHA-256
@@ -148,6 +150,7 @@ fn run(options: Options) -> Outcome {
         "run" => crate::control::mesh::run(&options.name),
         "start" => supervise::start(&options.name),
         "stop" => supervise::stop(&options.name),
+        "guard" => close::guard(&options),
         "supervise" => supervise::supervise(&options.name),
         "stage" => apply::stage(&options),
         "switch" => apply::switch(&options),

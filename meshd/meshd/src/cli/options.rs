@@ -8,11 +8,12 @@ use lexopt::Arg;
 use super::Failure;
 
 /// What each command takes: does it take a NAME, and which options.
-const COMMANDS: [(&str, bool, &[&str]); 18] = [
+const COMMANDS: [(&str, bool, &[&str]); 19] = [
     ("bare", true, &[]),
     ("check", false, &["canonical"]),
     ("confirm", true, &["id", "wait", "force", "json"]),
     ("genkey", false, &[]),
+    ("guard", true, &[]),
     ("help", false, &[]),
     ("ping", true, &["wait", "json"]),
     ("pubkey", false, &[]),

@@ -38,8 +38,8 @@ pub struct Interface {
     pub endpoints: BTreeMap<PublicKey, Endpoint>,
     /// The MTU that meshd itself found, so that it isn't taken for configured.
     pub found_mtu: Option<u16>,
-    /// The table that holds our routes; `None`: none does.
-    pub routes_in: Option<u32>,
+    /// The tables that hold our routes.
+    pub routes_in: Vec<u32>,
     mtu: u16,
     relay: bool,
     forward: BTreeSet<Cidr>,
@@ -65,15 +65,15 @@ impl Interface {
             net,
             endpoints: BTreeMap::new(),
             found_mtu: None,
-            routes_in: None,
+            routes_in: Vec::new(),
             mtu: 0,
             relay: false,
             forward: BTreeSet::new(),
         })
     }
 
-    /// What is so. `table` holds the routes that are ours. `None` when the link is gone or was renamed.
-    pub fn observe(&self, table: Option<u32>) -> Result<Option<Setup>, Failure> {
+    /// What is so. `tables` hold the routes that are ours. `None` when the link is gone or was renamed.
+    pub fn observe(&self, tables: &[u32]) -> Result<Option<Setup>, Failure> {
         let link = self
             .net
             .link()
@@ -83,7 +83,7 @@ impl Interface {
         }
         let seen = self
             .net
-            .observe(table)
+            .observe(tables)
             .map_err(|error| failure(&self.name, error))?;
         let peers = self.device.peers(world::now()).into_iter().map(|peer| {
             let setup = PeerSetup {
@@ -243,7 +243,7 @@ impl Interface {
 
     /// The addresses of the link; none when they can't be read.
     pub fn own_addresses(&self) -> Vec<IpAddr> {
-        let seen = self.net.observe(None);
+        let seen = self.net.observe(&[]);
         seen.map_or(Vec::new(), |seen| {
             seen.addresses.iter().map(|cidr| cidr.addr).collect()
         })

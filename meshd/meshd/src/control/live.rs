@@ -5,7 +5,8 @@ use super::interface::{failure, foreign_link, port_taken, Interface};
 use super::loaded::Loaded;
 use super::world;
 use crate::cli::Failure;
-use crate::conf::Table;
+use crate::closed;
+use crate::conf::Conf;
 use crate::reload::{steps, Setup, Step};
 use meshd_os::netlink::Netlink;
 use meshd_os::udp::{UdpOptions, UdpPair};
@@ -46,26 +47,17 @@ pub fn check(engine: &Engine, name: &str, loaded: &Loaded) -> Result<(), Failure
 
 /// Makes what is so into what `loaded` wants. On failure everything is as before, as far as the kernel lets us.
 pub fn take(engine: &mut Engine, name: &str, loaded: &Loaded) -> Result<(), Failure> {
-    let table = loaded
-        .conf
-        .as_ref()
-        .map_or(Table::Auto, |conf| conf.interface.table);
+    let tables = loaded.conf.as_ref().map_or(Vec::new(), closed::tables);
     let mut found = None;
     if let Some(interface) = &mut engine.interface {
         // The routes to be taken away may be in another table than those to come.
-        let old = interface.routes_in;
-        found = interface.observe(table.id())?;
-        if let Some(setup) = found
-            .as_mut()
-            .filter(|_| old != table.id() && old.is_some())
-        {
-            setup.routes.extend(
-                interface
-                    .observe(old)?
-                    .map(|setup| setup.routes)
-                    .unwrap_or_default(),
-            );
-        }
+        let mut all = interface.routes_in.clone();
+        all.extend(
+            tables
+                .iter()
+                .filter(|table| !interface.routes_in.contains(table)),
+        );
+        found = interface.observe(&all)?;
         if found.is_none() {
             // Renamed or deleted behind our back: not ours any more.
             engine.destroy();
@@ -73,8 +65,8 @@ pub fn take(engine: &mut Engine, name: &str, loaded: &Loaded) -> Result<(), Fail
     }
     let was_there = found.is_some();
     // The MTU depends on the routes that a link needs to exist for, so it is found last of all values.
-    if let (None, Some(_)) = (&found, &loaded.conf) {
-        create(engine, name)?;
+    if let (None, Some(conf)) = (&found, &loaded.conf) {
+        create(engine, name, conf)?;
         found = Some(Setup::blank());
     }
     let wanted = wanted(engine, loaded);
@@ -90,14 +82,19 @@ pub fn take(engine: &mut Engine, name: &str, loaded: &Loaded) -> Result<(), Fail
         engine.destroy();
     }
     if let (Ok(()), Some(interface)) = (&result, &mut engine.interface) {
-        interface.routes_in = table.id();
+        interface.routes_in = tables;
     }
     engine.flush();
     result
 }
 
-fn create(engine: &mut Engine, name: &str) -> Result<(), Failure> {
-    let interface = Interface::create(name, engine.labels())?;
+fn create(engine: &mut Engine, name: &str, conf: &Conf) -> Result<(), Failure> {
+    let mut interface = Interface::create(name, engine.labels())?;
+    // On a closed host it takes the mark to find the way to a peer, and with it the MTU.
+    interface
+        .outer
+        .set_mark(closed::mark(conf))
+        .map_err(|error| failure(name, error))?;
     engine
         .install(interface)
         .map_err(|error| failure(name, error))?;

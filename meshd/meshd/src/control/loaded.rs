@@ -93,18 +93,11 @@ fn beyond_us(conf: &Conf) -> Vec<Failure> {
         Failure::new(format!("conf, {key}"), why, hint).exit(Exit::BadConf)
     };
     let mut failures = Vec::new();
-    if conf.interface.kill_switch {
+    if conf.interface.kill_switch && conf.interface.table != Table::Auto {
         failures.push(refuse(
             "KillSwitch",
-            "this version cannot fail closed",
-            "remove the line",
-        ));
-    }
-    if conf.interface.table == Table::Auto && conf.routes().iter().any(|route| route.prefix == 0) {
-        failures.push(refuse(
-            "AllowedIPs",
-            "a default route in the main table would send the tunnel's own packets into the tunnel",
-            "set Table = off or a number and route to it by rules of your own",
+            "it needs routing tables of its own",
+            "remove the Table line",
         ));
     }
     failures

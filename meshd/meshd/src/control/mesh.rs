@@ -16,7 +16,6 @@ use super::conversation::Conversation;
 use super::engine::{Engine, Happening, FIRST_TOKEN};
 use super::interface::failure;
 use super::links::Links;
-use super::live;
 use super::loaded::Loaded;
 use super::lookups::Lookups;
 use super::names::Names;
@@ -24,6 +23,7 @@ use super::requests::Waiting;
 use super::world;
 use crate::cli::{Failure, Outcome};
 use crate::conf::{Endpoint, Host, Peer};
+use crate::guard::Guard;
 use crate::paths;
 use crate::probe::ProbeMark;
 use crate::safe::{Id, Safe};
@@ -32,9 +32,9 @@ use crate::state::State;
 /// Tokens of ours in the engine's set.
 pub const CONTROL: u64 = FIRST_TOKEN;
 const NAMES: u64 = FIRST_TOKEN + 1;
+const NFT: u64 = FIRST_TOKEN + 2;
 /// Control connections are counted from here.
 const FIRST_CONVERSATION: u64 = FIRST_TOKEN + 16;
-
 
 /// See the file's head.
 pub struct Mesh {
@@ -62,6 +62,11 @@ pub struct Mesh {
     notifier: Notifier,
     watchdog: Option<(Duration, Time)>,
     pub(super) find_mtu_at: Option<Time>,
+    /// Keeps the host closed.
+    pub(super) guard: Guard,
+    pub(super) heal_at: Option<Time>,
+    /// The confirmed configuration can't be used: nobody knows what it wants.
+    pub(super) unread: bool,
     pub(super) expiry_at: Option<Time>,
 }
 
@@ -97,9 +102,10 @@ impl Mesh {
         engine.poller().add(&control, CONTROL).map_err(fail)?;
         let names = Names::new().map_err(fail)?;
         engine.poller().add(names.event(), NAMES).map_err(fail)?;
-        let mut trouble = Vec::new();
+        let (mut trouble, mut unread) = (Vec::new(), false);
         let confirmed = Loaded::confirmed(name).unwrap_or_else(|failures| {
             // Without an interface, but there: so that a better configuration can be staged.
+            unread = true;
             for failure in failures {
                 eprintln!("meshd: {failure}");
                 trouble.push(format!(
@@ -138,12 +144,16 @@ impl Mesh {
             notifier,
             watchdog: notify::watchdog_interval().map(|interval| (interval / 2, now)),
             find_mtu_at: None,
+            guard: Guard::new(name)?,
+            heal_at: None,
+            unread,
             expiry_at: None,
         })
     }
 
     /// Takes the confirmed configuration live and tells the service manager.
     fn start(&mut self) -> Result<(), Failure> {
+        self.watch_nft(NFT)?;
         self.take_live(&self.confirmed.clone())?;
         let ready = self.notifier.ready();
         ready.map_err(|error| failure(&self.name, error))
@@ -174,13 +184,17 @@ impl Mesh {
                     "meshd: {}: the interface was deleted by somebody else",
                     self.name
                 ),
-                Happening::Routing => self.find_mtu_soon(),
+                Happening::Routing => {
+                    self.find_mtu_soon();
+                    self.heal_soon();
+                }
                 Happening::Protocol(event) => self.protocol(&event),
                 Happening::Probe(reply) => {
                     self.links.answered(reply.at, reply.from, reply.sequence);
                 }
                 Happening::Ready(ready) if ready.token == CONTROL => self.accept(),
                 Happening::Ready(ready) if ready.token == NAMES => self.resolved(),
+                Happening::Ready(ready) if ready.token == NFT => self.nft_changed(),
                 Happening::Ready(ready) => self.converse(ready.token),
                 Happening::Time => {}
             }
@@ -200,6 +214,7 @@ impl Mesh {
             self.links.next_timeout(),
             self.lookups.next_timeout(),
             self.find_mtu_at,
+            self.heal_at,
             self.expiry_at,
         ]
         .into_iter()
@@ -226,6 +241,10 @@ impl Mesh {
             self.find_mtu_at = None;
             self.find_mtu();
         }
+        if self.heal_at.is_some_and(|at| at <= now) {
+            self.heal_at = None;
+            self.heal();
+        }
         for name in self.lookups.due(now) {
             self.ask_name(&name);
         }
@@ -246,7 +265,7 @@ impl Mesh {
 
     /// Takes a configuration live, all of it or nothing.
     pub(super) fn take_live(&mut self, loaded: &Loaded) -> Result<(), Failure> {
-        live::take(&mut self.engine, &self.name, loaded)?;
+        self.take_live_closed(loaded)?;
         if let Some(interface) = &self.engine.interface {
             interface.outer.plane.set_probe_mark(Some(self.mark));
             let device = &interface.device;

@@ -2,6 +2,7 @@
 //! the interface. Packet threads (`packet`) move packets by the table it publishes.
 
 pub mod bare;
+mod closing;
 mod conversation;
 mod engine;
 mod interface;

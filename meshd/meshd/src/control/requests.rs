@@ -309,6 +309,7 @@ impl Mesh {
     /// Absent from now on.
     fn forget(&mut self) -> Result<(), Failure> {
         self.confirmed = Loaded::absent();
+        self.unread = false;
         self.safe = Safe::new(self.confirmed.id.clone());
         self.staged = None;
         self.switched = None;

@@ -1,6 +1,6 @@
 //! What is so, as text and numbers: the running canonical text, vitals, the report.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use meshd_proto::{PeerStatus as CoreStatus, PublicKey, Trouble};
@@ -8,6 +8,7 @@ use meshd_proto::{PeerStatus as CoreStatus, PublicKey, Trouble};
 use super::mesh::Mesh;
 use super::world;
 use crate::cli::Failure;
+use crate::closed;
 use crate::conf::{table, Cidr, Conf, Endpoint, Host, Peer, Section, Table, ToBase64, UtcTime};
 use crate::reload::{PeerSetup, Setup};
 use crate::report::{PeerStatus, Report, State, Status, SCHEMA, VERSION};
@@ -22,7 +23,7 @@ impl Mesh {
             return Ok(String::new());
         };
         let Some(setup) = interface
-            .observe(conf.interface.table.id())?
+            .observe(&closed::tables(conf))?
             .filter(|setup| setup.up)
         else {
             return Ok(String::new());
@@ -35,7 +36,9 @@ impl Mesh {
             None if interface.found_mtu == Some(setup.mtu) => None,
             _ => Some(setup.mtu),
         };
-        Ok(text(conf, &setup, port, mtu, &host_lines(&self.name)))
+        let kill_switch = conf.interface.kill_switch && self.guard.is_whole();
+        let hosts = host_lines(&self.name);
+        Ok(text(conf, &setup, port, mtu, &hosts, kill_switch))
     }
 
     /// Vitals.
@@ -96,6 +99,7 @@ impl Mesh {
 
     fn notes(&self) -> Vec<String> {
         let mut notes = self.trouble.clone();
+        notes.extend(self.guard.note());
         if self
             .engine
             .interface
@@ -194,6 +198,7 @@ fn text(
     port: Option<u16>,
     mtu: Option<u16>,
     hosts: &[String],
+    kill_switch: bool,
 ) -> String {
     let interface = &conf.interface;
     let mut text = String::new();
@@ -208,9 +213,14 @@ fn text(
     );
     section.list("Address", &found.addresses.iter().collect::<Vec<_>>());
     section.value("ListenPort", port);
+    let fwmark = match found.fwmark {
+        // Chosen by meshd where the configuration leaves it open.
+        mark if mark == closed::mark(conf) => interface.fwmark,
+        other => other,
+    };
     section.value(
         "FwMark",
-        Some(found.fwmark)
+        Some(fwmark)
             .filter(|mark| *mark != 0)
             .map(|mark| format!("{mark:#x}")),
     );
@@ -219,16 +229,12 @@ fn text(
     section.flag("Relay", found.relay);
     section.list("Forward", &found.forward.iter().collect::<Vec<_>>());
     section.each("Host", hosts);
-    section.flag("KillSwitch", interface.kill_switch);
+    section.flag("KillSwitch", kill_switch);
+    section.list("KillSwitchAllow", &interface.kill_switch_allow);
     if interface.table != Table::Off {
-        section.list(
-            "Routes",
-            &found
-                .routes
-                .iter()
-                .map(|route| route.network)
-                .collect::<Vec<Cidr>>(),
-        );
+        // They may be in several tables.
+        let routes: BTreeSet<Cidr> = found.routes.iter().map(|route| route.network).collect();
+        section.list("Routes", &routes.into_iter().collect::<Vec<_>>());
     }
 
     let configured: BTreeMap<PublicKey, &Peer> = conf

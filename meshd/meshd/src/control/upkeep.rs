@@ -13,7 +13,7 @@ use super::world;
 use crate::reload::{Change, Step};
 
 /// After a change of routes the automatic MTU is found again this much later: such changes come in storms.
-const SETTLE: Duration = Duration::from_secs(1);
+pub(super) const SETTLE: Duration = Duration::from_secs(1);
 /// The calendar may jump: a peer's expiry is looked at anew at least this often while there is one to come.
 const CALENDAR: Duration = Duration::from_secs(3600);
 

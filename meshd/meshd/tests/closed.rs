@@ -1,0 +1,415 @@
+//! Fail closed, on a real uplink: senders of many kinds try to get out in every phase of a daemon's life, and a tap at the
+//! other end of the uplink sees nothing that the written list of exemptions doesn't have.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+#[path = "closed/wire.rs"]
+mod wire;
+
+use common::{hosts, sha256, Host, Mesh};
+use meshd_os::namespace;
+use meshd_os::nft::{Nft, NftError};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+use wire::{Frame, Tap};
+
+const NAME: &str = "prod";
+const PORT: u16 = 51820;
+
+/// Runs `f` in a host's network namespace.
+fn on<T>(host: &Host, f: impl FnOnce() -> T) -> T {
+    let there = File::open(format!("/proc/{}/ns/net", host.holder())).unwrap();
+    namespace::within(&there, f).unwrap()
+}
+
+/// Destinations out there: the internet, the mesh's own, and DNS at the internet, at the LAN and in the mesh.
+const OUTSIDE: [&str; 9] = [
+    "198.51.100.9:9",
+    "[2001:db8:ffff::9]:9",
+    "192.0.2.1:9",
+    "[2001:db8::1]:9",
+    "10.77.0.1:9",
+    "[fd77::1]:9",
+    "198.51.100.53:53",
+    "192.168.77.1:53",
+    "192.168.77.1:853",
+];
+/// The private LAN.
+const LAN: &str = "192.168.77.1:9";
+
+/// How a socket is tied to the uplink.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Tie {
+    None,
+    /// SO_BINDTODEVICE.
+    Device,
+    /// IP_UNICAST_IF, IPV6_UNICAST_IF.
+    Unicast,
+    /// Bound to the uplink's own address.
+    Address,
+}
+
+/// Sends one datagram, if the kernel lets it be sent. Its text says who sent it.
+fn send(to: &str, tie: Tie, uplink: &str) -> Option<()> {
+    let to: SocketAddr = to.parse().unwrap();
+    let from = match (to.ip(), tie) {
+        (IpAddr::V4(_), Tie::Address) => "192.0.2.2:0",
+        (IpAddr::V6(_), Tie::Address) => "[2001:db8::2]:0",
+        (IpAddr::V4(_), _) => "0.0.0.0:0",
+        (IpAddr::V6(_), _) => "[::]:0",
+    };
+    let socket = UdpSocket::bind(from).ok()?;
+    match tie {
+        Tie::Device => option(
+            &socket,
+            libc::SOL_SOCKET,
+            libc::SO_BINDTODEVICE,
+            uplink.as_bytes(),
+        ),
+        Tie::Unicast => {
+            let name = std::ffi::CString::new(uplink).unwrap();
+            // SAFETY: the name is live and ends with a zero.
+            let index = unsafe { libc::if_nametoindex(name.as_ptr()) }.to_be_bytes();
+            match to {
+                SocketAddr::V4(_) => option(&socket, libc::IPPROTO_IP, libc::IP_UNICAST_IF, &index),
+                SocketAddr::V6(_) => {
+                    option(&socket, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_IF, &index)
+                }
+            }
+        }
+        Tie::None | Tie::Address => {}
+    }
+    socket
+        .send_to(format!("<{tie:?}>{to}</>").as_bytes(), to)
+        .ok()
+        .map(drop)
+}
+
+fn option(socket: &UdpSocket, level: i32, name: i32, value: &[u8]) {
+    // SAFETY: the pointer and length describe `value`.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            value.as_ptr().cast(),
+            value.len() as u32,
+        )
+    };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// A host with an uplink, a client behind it whose packets it forwards, and what it takes to watch the uplink.
+struct Scene {
+    /// Owns the other end of the uplink, and is the other host of the mesh.
+    out: Host,
+    closed: Host,
+    behind: Host,
+    tap: Tap,
+    uplink: &'static str,
+    /// A connection that was there before anything was closed, and its other end.
+    old: (TcpStream, TcpStream),
+}
+
+impl Scene {
+    fn new() -> Option<Self> {
+        let [out, closed, behind] = hosts::<3>()?;
+        out.sh("ip addr add 192.168.77.1/24 dev eth0");
+        closed.sh(&format!(
+            "ip addr add 192.168.77.2/24 dev eth0
+             ip link add inside type veth peer name door netns {}
+             ip addr add 172.30.0.1/24 dev inside && ip addr add fdbe::1/64 dev inside nodad && ip link set inside up
+             sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=1",
+            behind.holder()
+        ));
+        behind.sh(
+            "ip addr add 172.30.0.2/24 dev door && ip addr add fdbe::2/64 dev door nodad && ip link set door up
+             ip route add default via 172.30.0.1 && ip -6 route add default via fdbe::1",
+        );
+        let listener = on(&out, || TcpListener::bind("192.0.2.1:7").unwrap());
+        let old = on(&closed, || TcpStream::connect("192.0.2.1:7").unwrap());
+        let old = (old, listener.accept().unwrap().0);
+        let scene = Self {
+            tap: Tap::new(&out, "port2"),
+            out,
+            closed,
+            behind,
+            uplink: "eth0",
+            old,
+        };
+        scene.give_ways();
+        Some(scene)
+    }
+
+    /// What DHCP and router advertisements give.
+    fn give_ways(&self) {
+        self.closed.sh(&format!(
+            "ip route replace default via 192.0.2.1 dev {0} && ip -6 route replace default via 2001:db8::1 dev {0}",
+            self.uplink
+        ));
+    }
+
+    /// Has everyone send, and returns what came out of the uplink.
+    fn send(&mut self) -> Vec<Frame> {
+        let uplink = self.uplink;
+        on(&self.closed, || {
+            for tie in [Tie::None, Tie::Device, Tie::Unicast, Tie::Address] {
+                for to in OUTSIDE.into_iter().chain([LAN]) {
+                    let _ = send(to, tie, uplink);
+                }
+            }
+            for to in OUTSIDE {
+                let _ = TcpStream::connect_timeout(&to.parse().unwrap(), Duration::from_millis(10));
+            }
+        });
+        on(&self.behind, || {
+            for to in OUTSIDE {
+                let _ = send(&to.replace(":9", ":99"), Tie::None, "door");
+            }
+        });
+        self.old.0.set_nonblocking(true).unwrap();
+        let _ = self.old.0.write_all(b"<old>");
+        self.tap.frames()
+    }
+
+    /// Nothing gets out that isn't exempt; the LAN does.
+    fn assert_closed(&mut self, phase: &str) {
+        self.tap.frames();
+        let frames = self.send();
+        let leaks: BTreeSet<String> = frames
+            .iter()
+            .filter(|frame| !frame.is_exempt(PORT))
+            .map(|frame| format!("{frame:?}"))
+            .collect();
+        assert!(leaks.is_empty(), "{phase}: {leaks:#?}");
+        let near = format!("<{:?}>{LAN}</>", Tie::None);
+        let is_near =
+            |frame: &Frame| matches!(frame, Frame::Packet { text, .. } if text.contains(&near));
+        assert!(
+            frames.iter().any(is_near),
+            "{phase}: the LAN is out of reach"
+        );
+    }
+
+    /// Everything gets out: the senders are able to.
+    fn assert_open(&mut self, phase: &str) {
+        // Neighbours have to be found first.
+        self.send();
+        let frames = self.send();
+        for tie in [Tie::None, Tie::Device, Tie::Unicast, Tie::Address] {
+            for to in OUTSIDE {
+                let text = format!("<{tie:?}>{to}</>");
+                let is = |frame: &Frame| matches!(frame, Frame::Packet { text: sent, .. } if sent.contains(&text));
+                assert!(frames.iter().any(is), "{phase}: {text} did not get out");
+            }
+        }
+        let forwarded = "<None>198.51.100.9:99</>";
+        for text in [forwarded, "<old>"] {
+            let is = |frame: &Frame| matches!(frame, Frame::Packet { text: sent, .. } if sent.contains(text));
+            assert!(frames.iter().any(is), "{phase}: {text} did not get out");
+        }
+    }
+
+    /// Rules, routes and tables, as text; without link-local addresses, which come when the kernel has looked for others'.
+    fn kernel(&self) -> String {
+        self.closed.sh(
+            "ip rule; ip -6 rule; (ip route show table all; ip -6 route show table all) | sed 's/ expires [^ ]*//' | grep -v fe80 | sort
+             ! command -v nft > /dev/null || nft list tables",
+        )
+    }
+
+    /// What `nft flush ruleset` does to our table, where there is no `nft`.
+    fn flush(&self) {
+        if common::installed("nft") {
+            self.closed.sh("nft flush ruleset");
+        }
+        on(&self.closed, || {
+            match Nft::open().and_then(|nft| nft.delete("meshd_prod")) {
+                Ok(()) | Err(NftError::Owned) => {}
+                Err(error) => panic!("{error}"),
+            }
+        });
+    }
+}
+
+fn has_nft() -> bool {
+    !matches!(
+        Nft::open().and_then(|nft| nft.find("none")),
+        Err(NftError::Missing)
+    )
+}
+
+#[test]
+fn nothing_leaks_in_any_phase() {
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    if !has_nft() {
+        eprintln!("skipped: this kernel has no nf_tables");
+        return;
+    }
+    let mesh = Mesh::new(2);
+    let before = scene.kernel();
+    scene.assert_open("before anything");
+
+    // Boot: the guard comes before the daemon, the network before both.
+    let conf = mesh.interface(2, "KillSwitch = on\n") + &mesh.peer(1, "PersistentKeepalive = 1\n");
+    scene.closed.sh(&format!(
+        "mkdir -p /etc/meshd && umask 077 && cat > /etc/meshd/prod.conf << 'END'\n{conf}END"
+    ));
+    scene.closed.meshd(&["guard", NAME]);
+    scene.assert_closed("guarded, before the daemon");
+
+    let daemon = scene.closed.run(NAME);
+    scene.out.run(NAME);
+    scene
+        .out
+        .apply(NAME, &(mesh.interface(1, "") + &mesh.peer(2, "")));
+    scene.closed.until("the mesh works", |host| {
+        host.pings("10.77.0.1") && host.pings("fd77::1")
+    });
+    scene.assert_closed("up");
+    let report = scene.closed.report(NAME);
+    assert_eq!(report["running"], report["conf"]);
+
+    scene.flush();
+    scene.closed.until("whole again", |host| {
+        host.report(NAME)["running"] == host.report(NAME)["conf"]
+    });
+    scene.assert_closed("after somebody's flush");
+
+    let hostile = "set -e; for net in 0.0.0.0/1 128.0.0.0/1 10.77.0.1/32 198.51.100.0/24; do ip route add $net via 192.0.2.1; done
+        for net in ::/1 8000::/1 fd77::1/128 2001:db8:ffff::/48; do ip -6 route add $net via 2001:db8::1 dev eth0; done";
+    scene.closed.sh(hostile);
+    scene.assert_closed("hostile routes");
+    assert!(
+        scene.closed.pings("10.77.0.1") && scene.closed.pings("fd77::1"),
+        "hostile routes take nothing"
+    );
+
+    scene.closed.kill(daemon);
+    scene.assert_closed("killed, hostile routes");
+    scene.closed.sh(&hostile.replace("add", "del"));
+    scene.assert_closed("killed");
+    // Nobody is there to own the table or to put it back: until somebody is, the rules alone hold.
+    scene.flush();
+
+    let daemon = scene.closed.run(NAME);
+    scene
+        .closed
+        .until("the mesh works", |host| host.pings("10.77.0.1"));
+    scene.assert_closed("up again, after a flush while it was away");
+    scene.closed.sh(
+        "ip rule del pref 5251; ip -6 rule del pref 5250; ip route del unreachable default table 5250",
+    );
+    scene.closed.until("whole again", |host| {
+        let report = host.report(NAME);
+        report["running"] == report["conf"]
+    });
+    scene.assert_closed("after somebody took rules and routes away");
+    scene.closed.sh("ip link del prod");
+    scene.assert_closed("the interface deleted by somebody");
+    assert_eq!(scene.closed.terminate(daemon), 0);
+    scene.assert_closed("stopped");
+
+    scene
+        .closed
+        .sh("ip link set eth0 down && ip link set eth0 name wan0 && ip link set wan0 up");
+    scene
+        .closed
+        .sh("ip -6 addr add 2001:db8::2/64 dev wan0 nodad");
+    scene.uplink = "wan0";
+    scene.give_ways();
+    scene.assert_closed("the uplink renamed");
+    scene
+        .closed
+        .sh("ip link set wan0 down && ip link set wan0 name eth0 && ip link set eth0 up");
+    scene
+        .closed
+        .sh("ip -6 addr add 2001:db8::2/64 dev eth0 nodad");
+    scene.uplink = "eth0";
+    scene.give_ways();
+
+    scene.closed.meshd(&["remove", NAME]);
+    assert_eq!(scene.kernel(), before);
+    scene.assert_open("removed");
+}
+
+#[test]
+fn a_switch_closes_and_going_back_opens() {
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    let mesh = Mesh::new(2);
+    let plain = mesh.interface(2, "") + &mesh.peer(1, "");
+    scene.closed.run(NAME);
+    scene.closed.apply(NAME, &plain);
+    let before = scene.kernel();
+    let closed = mesh.interface(2, "KillSwitch = on\n") + &mesh.peer(1, "");
+    let id = scene.closed.stage(NAME, &closed);
+    scene
+        .closed
+        .meshd(&["switch", NAME, "--id", &id, "--within", "60"]);
+    assert_ne!(scene.kernel(), before);
+    if has_nft() {
+        scene.assert_closed("switched");
+    }
+    scene.closed.meshd(&["rollback", NAME]);
+    assert_eq!(scene.kernel(), before);
+}
+
+#[test]
+fn all_routed_through_the_mesh_is_closed_and_works() {
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    let mesh = Mesh::new(2);
+    let all = mesh.interface(2, "")
+        + &mesh
+            .peer(1, "")
+            .replace("fd77::1/128", "fd77::1/128, 0.0.0.0/0, ::/0");
+    scene.closed.run(NAME);
+    scene.closed.apply(NAME, &all);
+    scene.out.sh(
+        "ip addr add 198.51.100.9/32 dev lo && ip -6 addr add 2001:db8:ffff::9/128 dev lo nodad",
+    );
+    scene.out.run(NAME);
+    scene
+        .out
+        .apply(NAME, &(mesh.interface(1, "") + &mesh.peer(2, "")));
+    for to in ["198.51.100.9", "2001:db8:ffff::9", "10.77.0.1"] {
+        scene
+            .closed
+            .until(&format!("{to} answers"), |host| host.pings(to));
+    }
+    let report = scene.closed.report(NAME);
+    assert_eq!(report["running"], report["conf"]);
+    if has_nft() {
+        scene.assert_closed("all routed");
+    }
+}
+
+#[test]
+fn an_administrator_is_not_locked_out() {
+    let Some([_out, mut host]) = hosts::<2>() else {
+        return;
+    };
+    let mesh = Mesh::new(2);
+    host.run(NAME);
+    let conf =
+        |extra: &str| mesh.interface(2, &format!("KillSwitch = on\n{extra}")) + &mesh.peer(1, "");
+    let over_ssh = |conf: &str| {
+        let script = format!("SSH_CONNECTION='198.51.100.7 50000 192.0.2.2 22' {} stage {NAME} --id {} << 'END' 2>&1; echo $?\n{}END", common::MESHD, sha256(conf), conf);
+        host.sh(&script)
+    };
+    let refused = over_ssh(&conf(""));
+    assert!(
+        refused.contains("add KillSwitchAllow = tcp/22") && refused.ends_with("3\n"),
+        "{refused}"
+    );
+    assert_eq!(over_ssh(&conf("KillSwitchAllow = tcp/22\n")), "0\n");
+}
