@@ -70,7 +70,7 @@ def listing(host: Host) -> list[str]:
     """Every file, link and folder of the host with its mode and owner, and its links, routes and rules."""
     prune = " -o ".join(f"-path {path}" for path in _RESTLESS.split())
     script = rf"""
-        find / /run \\( {prune} \\) -prune -o -printf '%y %m %U %p %l\\n' | sort -u
+        find / /run \( {prune} \) -prune -o -printf '%y %m %U %p %l\n' | sort -u
         ip -o link show | sed 's/^[0-9]*: \([^:@]*\).*/\1/'
         ip -4 route; ip -6 route | grep -v expires; ip rule; cat /etc/hosts
     """

@@ -11,9 +11,9 @@ mesh. Host keys are read from the containers, never learned over the network.
     hosts.py down NAME                 take everything away
     hosts.py image                     make the image only
 
-A host is of one of three kinds. A *machine* boots systemd with shared mounts and a hosts file of its own, as
-computers do; a *container* boots it the way podman and docker do, without either; a *bare* host has no init, its
-process 1 is sshd. Needs Linux, root and podman; no state of the machine is touched but podman's.
+A *machine* boots systemd with shared mounts and a hosts file of its own, as computers do; a *container* boots it the
+way podman and docker do, without either; *openrc* has OpenRC's services and a *bare* host no init at all, process 1
+of these two is sshd. Needs Linux, root and podman; no state of the machine is touched but podman's.
 """
 
 import argparse
@@ -35,11 +35,13 @@ ROOT = Path(__file__).resolve().parents[2]
 STATE = ROOT / "build" / "hosts"
 BOOT_TIMEOUT = 60.0
 
-MACHINE, CONTAINER, BARE = "machine", "container", "bare"
+MACHINE, CONTAINER, OPENRC, BARE = "machine", "container", "openrc", "bare"
+SSHD = "mkdir -p /run/sshd && ssh-keygen -A && exec /usr/sbin/sshd -D -e"
 BOOT = {
     MACHINE: (["--systemd=always", "--no-hosts"], "mount --make-rshared / && exec /sbin/init"),
     CONTAINER: (["--systemd=always"], "exec /sbin/init"),
-    BARE: (["--systemd=false", "--tmpfs=/run"], "mkdir -p /run/sshd; ssh-keygen -A; exec /usr/sbin/sshd -D -e"),
+    OPENRC: (["--systemd=false", "--tmpfs=/run:notmpcopyup", "--no-hosts"], f"mkdir -p /run/openrc && openrc default; {SSHD}"),
+    BARE: (["--systemd=false", "--tmpfs=/run:notmpcopyup"], SSHD),
 }
 
 

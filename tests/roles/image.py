@@ -19,12 +19,12 @@ PASSWORD = "for-tests-only"
 
 SUITE = "bookworm"
 MIRROR = "http://deb.debian.org/debian"
-PACKAGES = "systemd,systemd-sysv,dbus,openssh-server,iproute2,iputils-ping,nftables,sudo,wireguard-tools,netcat-openbsd"
+PACKAGES = "systemd,systemd-sysv,dbus,openssh-server,iproute2,iputils-ping,nftables,sudo,wireguard-tools,netcat-openbsd,openrc"
 
 SETUP = r"""
 set -eu
 apt-get clean
-rm -rf /var/lib/apt/lists/* /etc/ssh/ssh_host_*
+rm -rf /var/lib/apt/lists/* /etc/ssh/ssh_host_* /etc/runlevels/*/*
 : > /etc/machine-id
 printf '127.0.0.1 localhost\n::1 localhost\n' > /etc/hosts
 
