@@ -413,3 +413,81 @@ fn an_administrator_is_not_locked_out() {
     );
     assert_eq!(over_ssh(&conf("KillSwitchAllow = tcp/22\n")), "0\n");
 }
+
+#[test]
+fn answers_of_a_declared_service_leave_and_nothing_else() {
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    let mesh = Mesh::new(2);
+    let conf = mesh.interface(2, "KillSwitch = on\nKillSwitchAllow = tcp/22\n") + &mesh.peer(1, "");
+    if common::installed("python3") {
+        let frames = begin_at_22(&scene);
+        assert!(frames.iter().any(is_from_22), "it is able to");
+    }
+    scene.closed.run(NAME);
+    scene.closed.apply(NAME, &conf);
+    let report = scene.closed.report(NAME);
+    assert_eq!(report["running"], report["conf"]);
+    let reached = |ip: &str, port: u16| {
+        let at: SocketAddr = format!("{ip}:{port}").parse().unwrap();
+        let _listener = on(&scene.closed, || TcpListener::bind(at).unwrap());
+        on(&scene.out, || {
+            TcpStream::connect_timeout(&at, Duration::from_millis(500)).is_ok()
+        })
+    };
+    for ip in ["192.0.2.2", "[2001:db8::2]"] {
+        assert!(reached(ip, 22), "{ip}");
+        assert!(!has_nft() || !reached(ip, 23), "{ip}");
+    }
+    if common::installed("python3") {
+        let frames = begin_at_22(&scene);
+        assert!(
+            !frames.iter().any(is_from_22),
+            "a connection that begins there is no answer"
+        );
+    }
+}
+
+/// Has the closed host begin a connection from port 22; what came out.
+fn begin_at_22(scene: &Scene) -> Vec<Frame> {
+    scene.tap.frames();
+    let script = "import socket as s; c = s.socket(); c.settimeout(0.3); c.setsockopt(s.SOL_SOCKET, s.SO_REUSEADDR, 1); c.bind(('0.0.0.0', 22)); c.connect_ex(('192.0.2.1', 7))";
+    let done = scene.closed.command("python3", &["-c", script]).status();
+    assert!(done.unwrap().success());
+    scene.tap.frames()
+}
+
+fn is_from_22(frame: &Frame) -> bool {
+    matches!(frame, Frame::Packet { inner, .. } if inner.starts_with(&[0, 22, 0, 7]))
+}
+
+#[test]
+fn one_mesh_closes_a_host_and_others_leave_it_so() {
+    let Some([_out, mut host]) = hosts::<2>() else {
+        return;
+    };
+    let mesh = Mesh::new(2);
+    let closed = mesh.interface(2, "KillSwitch = on\n") + &mesh.peer(1, "");
+    let other = closed.replace("51820", "51821").replace("77", "78");
+    let kernel = |host: &Host| {
+        host.sh("ip rule; ip -6 rule; ip route show table 5210; ip route show table 5250")
+    };
+    host.run(NAME);
+    host.apply(NAME, &closed);
+    let before = kernel(&host);
+    host.run("other");
+    let id = host.stage("other", &other);
+    let (code, _, err) = host.try_meshd(&["switch", "other", "--id", &id], "");
+    assert_eq!(code, 1);
+    assert!(
+        err.contains("the mesh prod keeps this host closed already"),
+        "{err}"
+    );
+    host.apply("other", &other.replace("KillSwitch = on\n", ""));
+    assert_eq!(kernel(&host), before);
+    host.meshd(&["remove", "other"]);
+    assert_eq!(kernel(&host), before);
+    let report = host.report(NAME);
+    assert_eq!(report["running"], report["conf"]);
+}
