@@ -6,6 +6,7 @@
 //! Receiving: collect the data messages of one buffer that name the same receiver index in a [`Batch`], then
 //! [`Receiver::open`]. Passing a packet on to another peer (a hub) is looking up its destination and sealing it.
 
+use core::net::IpAddr;
 use core::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -155,7 +156,9 @@ impl Receiver {
                 .replay
                 .lock()
                 .unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut inspector = Inspector::new(table, self.slot);
             for packet in &batch.packets {
+                let at = packet.at;
                 let (len, verdict) = if !packet.valid {
                     (0, Verdict::Forged)
                 } else if !replay.accept(packet.counter) {
@@ -164,40 +167,16 @@ impl Receiver {
                     authentic = true;
                     bytes += packet.len + DATA_HEADER;
                     data |= packet.len > TAG_LEN;
-                    (packet.len - TAG_LEN, Verdict::Keepalive)
+                    inspector.judge(buf.get(at..at + packet.len - TAG_LEN).unwrap_or_default())
                 };
-                batch.opened.push(Opened {
-                    at: packet.at,
-                    len,
-                    verdict,
-                });
+                batch.opened.push(Opened { at, len, verdict });
             }
-        }
-        for opened in batch.opened.iter_mut().filter(|opened| opened.len > 0) {
-            *opened = self.inspect(table, buf, *opened);
         }
         if authentic {
             self.note(table, now, from, bytes, data)
         } else {
             Wake::No
         }
-    }
-
-    /// Judges an authentic plaintext that is not empty.
-    #[inline]
-    fn inspect(&self, table: &Table, buf: &[u8], opened: Opened) -> Opened {
-        let Opened { at, len, .. } = opened;
-        let (len, verdict) = match buf.get(at..at + len) {
-            Some(plain) => match packet::header(plain) {
-                Some(header) if table.owner(header.source) == Some(self.slot) => {
-                    (header.len, Verdict::Packet)
-                }
-                Some(_) => (0, Verdict::ForeignSource),
-                None => (0, Verdict::Malformed),
-            },
-            None => (0, Verdict::Malformed),
-        };
-        Opened { at, len, verdict }
     }
 
     /// What follows from authentic messages, once a batch.
@@ -226,5 +205,41 @@ impl Receiver {
             .route_of(self.slot)
             .and_then(|route| route.session.as_ref());
         session.is_some_and(|session| Arc::ptr_eq(session, &self.session))
+    }
+}
+
+/// Judges the authentic plaintexts of one batch.
+struct Inspector<'a> {
+    table: &'a Table,
+    slot: u32,
+    /// The last source that was found to be the peer's: most of a batch comes from one, which is looked up once.
+    known: Option<IpAddr>,
+}
+
+impl<'a> Inspector<'a> {
+    const fn new(table: &'a Table, slot: u32) -> Self {
+        Self {
+            table,
+            slot,
+            known: None,
+        }
+    }
+
+    /// Length of the inner packet, and what it is.
+    #[inline]
+    fn judge(&mut self, plain: &[u8]) -> (usize, Verdict) {
+        if plain.is_empty() {
+            return (0, Verdict::Keepalive);
+        }
+        let Some(header) = packet::header(plain) else {
+            return (0, Verdict::Malformed);
+        };
+        if self.known != Some(header.source) {
+            if self.table.owner(header.source) != Some(self.slot) {
+                return (0, Verdict::ForeignSource);
+            }
+            self.known = Some(header.source);
+        }
+        (header.len, Verdict::Packet)
     }
 }

@@ -92,7 +92,7 @@ fn every_changed_bit_is_noticed() {
         changed.bytes[bit / 8] ^= 1 << (bit % 8);
         world.arrive(changed);
     }
-    assert_eq!(world.nodes[BOB].numbers(), []);
+    assert!(world.nodes[BOB].numbers().is_empty());
     world.arrive(data);
     assert_eq!(world.nodes[BOB].numbers(), [0]);
 }
@@ -171,11 +171,43 @@ fn a_peer_cannot_use_another_peers_addresses() {
     world.pass(seconds(1));
     world.transmit(CAROL, &packet(IpAddr::from([8, 8, 8, 8]), inner(BOB), 2));
     world.pass(seconds(1));
-    assert_eq!(world.nodes[BOB].numbers(), []);
+    assert!(world.nodes[BOB].numbers().is_empty());
     assert_eq!(world.nodes[BOB].verdicts, [Verdict::ForeignSource; 2]);
     world.transmit(CAROL, &packet(inner(CAROL), inner(BOB), 3));
     world.pass(seconds(1));
     assert_eq!(world.nodes[BOB].numbers(), [3]);
+}
+
+#[test]
+fn every_packet_of_a_batch_is_judged_by_its_own_source() {
+    let mut world = connected(15);
+    let (own, foreign) = (inner(ALICE), IpAddr::from([10, 0, 0, 77]));
+    let route = world.nodes[ALICE].reader.table().route(inner(BOB)).unwrap();
+    let stride = data_len(24, MTU);
+    let mut run = vec![0; 5 * stride];
+    for (message, source) in run
+        .chunks_mut(stride)
+        .zip([own, own, foreign, foreign, own])
+    {
+        message[DATA_HEADER..][..24].copy_from_slice(&packet(source, inner(BOB), 1));
+    }
+    let _ = route.seal(world.now, &mut run, stride).unwrap();
+    let mut batch = Batch::default();
+    let mut index = 0;
+    for (number, message) in run.chunks(stride).enumerate() {
+        let Kind::Data { receiver, counter } = classify(message) else {
+            panic!("not a data message");
+        };
+        index = receiver;
+        batch.push(number * stride, stride, counter);
+    }
+    let from = Endpoint::new(world.nodes[ALICE].address);
+    let table = world.nodes[BOB].reader.table();
+    let receiver = table.receiver(index).unwrap();
+    let _ = receiver.open(table, world.now, &from, &mut run, &mut batch);
+    let verdicts: Vec<_> = batch.opened().iter().map(|opened| opened.verdict).collect();
+    let (good, bad) = (Verdict::Packet, Verdict::ForeignSource);
+    assert_eq!(verdicts, [good, good, bad, bad, good]);
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn a_preshared_key_must_be_the_same() {
         .unwrap();
     world.talk(ALICE, BOB, 1);
     world.pass(seconds(12));
-    assert_eq!(world.nodes[BOB].numbers(), []);
+    assert!(world.nodes[BOB].numbers().is_empty());
     assert_eq!(
         world.status(ALICE, BOB).trouble,
         Some(Trouble::PresharedKeyMismatch)
