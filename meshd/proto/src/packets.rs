@@ -16,6 +16,7 @@ use crate::endpoint::Endpoint;
 use crate::messages::DATA_HEADER;
 use crate::packet;
 use crate::peer::signal;
+use crate::session::Session;
 use crate::table::{Receiver, Route, Table};
 use crate::time::Time;
 use crate::wake::Wake;
@@ -44,7 +45,7 @@ impl Route {
         stride: usize,
         data: bool,
     ) -> Result<Wake, NoSession> {
-        let session = self.session.as_ref().ok_or(NoSession)?;
+        let session = self.sending().ok_or(NoSession)?;
         if !session.seal(now, run, stride) {
             return Err(NoSession);
         }
@@ -53,6 +54,16 @@ impl Route {
             wake |= self.peer.ask_rekey();
         }
         Ok(wake)
+    }
+
+    /// The session to seal with. One that we answered with counts from the moment its initiator used it, before the
+    /// control thread knows: the reply to that first packet must not go out under a session that an initiator which
+    /// started anew no longer has (kernel receive.c: `wg_noise_received_with_keypair` comes before delivery).
+    #[inline]
+    pub(crate) fn sending(&self) -> Option<&Arc<Session>> {
+        let next = self.next.as_ref();
+        next.filter(|next| next.confirmed.load(Ordering::Acquire))
+            .or(self.session.as_ref())
     }
 }
 
@@ -201,9 +212,7 @@ impl Receiver {
 
     /// Whether this is the session its peer's packets are sealed with, not one that was replaced.
     fn is_current(&self, table: &Table) -> bool {
-        let session = table
-            .route_of(self.slot)
-            .and_then(|route| route.session.as_ref());
+        let session = table.route_of(self.slot).and_then(|route| route.sending());
         session.is_some_and(|session| Arc::ptr_eq(session, &self.session))
     }
 }

@@ -20,6 +20,8 @@ pub struct Route {
     pub peer: Arc<Peer>,
     /// The session to seal with; `None` if there is none now.
     pub session: Option<Arc<Session>>,
+    /// The session we answered with, until the control thread has heard that its initiator used it.
+    pub(crate) next: Option<Arc<Session>>,
 }
 
 /// What a receiver index stands for.

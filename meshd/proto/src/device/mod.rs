@@ -276,6 +276,7 @@ impl Device {
         let route = self.state(slot).map(|peer| Route {
             peer: Arc::clone(&peer.shared),
             session: peer.keypairs.current.clone(),
+            next: peer.keypairs.next.clone(),
         });
         self.table.set_route(slot, route);
         self.changed.table = true;

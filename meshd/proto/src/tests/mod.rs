@@ -77,6 +77,8 @@ pub(crate) struct Node {
     pub wakes: usize,
     pub handshakes_waiting: usize,
     pub online: bool,
+    /// Whether the control thread answers the bell; one that is busy answers later.
+    pub attends: bool,
 }
 
 pub(crate) struct World {
@@ -180,6 +182,7 @@ impl World {
                 wakes: 0,
                 handshakes_waiting: 0,
                 online: true,
+                attends: true,
             }
         };
         let mut world = Self {
@@ -261,6 +264,8 @@ impl World {
     fn wake(&mut self, node: usize, wake: Wake) {
         if wake.needed() {
             self.nodes[node].wakes += 1;
+        }
+        if wake.needed() && self.nodes[node].attends {
             control!(self, node, |device, ctx| device.attend(ctx));
         }
     }

@@ -25,6 +25,27 @@ pub(super) fn connected(seed: u64) -> (World, Time) {
 }
 
 #[test]
+fn the_first_reply_goes_out_under_the_session_it_answers() {
+    let (mut world, _) = connected(21);
+    world.pass(seconds(6));
+    let bob = world.nodes[BOB].key;
+    control!(world, ALICE, |device, _ctx| device.remove_peer(&bob));
+    world.introduce(ALICE, BOB);
+    world.talk(ALICE, BOB, 1);
+    world.pass(2 * world.weather.latency);
+    let first = world.seen.last().cloned().unwrap();
+    assert_eq!(first.kind(), 4, "alice has the response and sends");
+    // Bob's packet threads are faster than his control thread, which hears of this only after the reply is sent.
+    world.nodes[BOB].attends = false;
+    world.arrive(first);
+    assert_eq!(world.nodes[BOB].numbers(), [0, 1]);
+    world.talk(BOB, ALICE, 2);
+    world.nodes[BOB].attends = true;
+    world.pass(seconds(1));
+    assert_eq!(world.nodes[ALICE].numbers(), [0, 2]);
+}
+
+#[test]
 fn data_without_an_answer_brings_a_handshake_after_fifteen_seconds() {
     let (mut world, _) = connected(4);
     world.nodes[BOB].online = false;
