@@ -213,17 +213,17 @@ fn the_private_key_can_live_in_a_file() {
 }
 
 #[test]
-fn what_this_version_cannot_do_is_refused() {
+fn what_cannot_be_done_is_refused() {
     let Some([mut a]) = hosts::<1>() else { return };
     a.run("prod");
-    let (private, public) = keys();
-    for line in [
-        "KillSwitch = on\n",
-        &format!("[Peer]\nPublicKey = {public}\nAllowedIPs = 0.0.0.0/0\n"),
-    ] {
-        let conf = format!("[Interface]\nPrivateKey = {private}\n{line}");
+    let (private, _) = keys();
+    // Failing closed takes routing tables of its own.
+    for table in ["off", "7"] {
+        let conf =
+            format!("[Interface]\nPrivateKey = {private}\nKillSwitch = on\nTable = {table}\n");
         let (code, _, err) = a.try_meshd(&["stage", "prod", "--id", &sha256(&conf)], &conf);
         assert_eq!(code, 3, "{err}");
+        assert!(err.contains("remove the Table line"), "{err}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! What comes out of a host by a link: a tap at the other end of it, and a judge who knows the written list of exemptions
 //! and nothing of how they are kept.
-use super::on;
+use super::scene::on;
 use crate::common::Host;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
