@@ -3,6 +3,9 @@
 //! `cargo bench -p meshd-proto`. Everything goes the way the daemon's threads go: `Route::seal`, `Receiver::open`,
 //! `Table::route`, `uapi::handle`. Times shake with the machine; `bench/instructions` counts what doesn't.
 
+// Criterion's macro makes a public function without a word on it.
+#![allow(missing_docs)]
+
 use std::hint::black_box;
 use std::time::Duration;
 
