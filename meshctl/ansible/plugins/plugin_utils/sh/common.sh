@@ -49,7 +49,7 @@ last_words() {
         [ "$init" = systemd ] &&
             journalctl --quiet --no-pager --output=cat --lines=20 --unit="meshd@$name" 2> /dev/null |
             grep '^meshd: ' | tail -n 1
-        grep -v '^Job for\|^See ' "$log" | tail -n 1
+        grep -v '^Job for\|^See \|\[ ok \]' "$log" | tail -n 1
     } | head -n 1 | grep . || echo "the service of mesh $name does not start"
 }
 

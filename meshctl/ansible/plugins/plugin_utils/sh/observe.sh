@@ -14,7 +14,7 @@ say() { printf '%s\n' "$*"; }
 init_system() {
     if [ -d /run/systemd/system ]; then
         say systemd
-    elif [ -d /run/openrc ] && command -v openrc-run > /dev/null; then
+    elif [ -e /run/openrc/softlevel ] && command -v openrc-run > /dev/null; then
         say openrc
     else
         say none
