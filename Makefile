@@ -14,13 +14,13 @@ RUST := --manifest-path meshd/Cargo.toml
 # pytest-xdist would make hosts collide; the tests that need hosts run one after the other.
 PYTEST := $(BIN)/pytest -q
 
-.PHONY: help demo test check setup build lint types unit integration molecule bench wheel lock clean
+.PHONY: help demo test check setup setup-demo setup-test build lint types unit integration molecule bench wheel lock clean
 
 help:
 	@sed -n '2,6s/^# \{0,1\}//p' Makefile
-	@echo "  others:     $$(sed -n 's/^\.PHONY: help demo test check //p' Makefile)"
+	@echo "  others:     $$(sed -n 's/^\.PHONY: help demo test check setup setup-demo setup-test //p' Makefile)"
 
-demo: build
+demo: setup-demo build
 	@examples/demo.sh
 
 test: setup-test build check integration molecule
@@ -31,8 +31,8 @@ check: setup lint types unit
 
 setup: $(VENV)/.stamp build/collections/.stamp
 
-setup-test:
-	@.ci/packages test
+setup-demo setup-test: setup-%:
+	@.ci/packages $*
 
 $(VENV)/.stamp: requirements-dev.lock pyproject.toml
 	@command -v cargo > /dev/null && python3 -c 'import venv, ensurepip' 2> /dev/null || .ci/packages build

@@ -11,7 +11,6 @@ if [ "$(id -u)" -ne 0 ]; then
     echo "demo: the lab needs root for its network namespaces (hint: sudo make demo)" >&2
     exit 1
 fi
-command -v sshd > /dev/null || [ -x /usr/sbin/sshd ] || .ci/packages test
 
 # The lock and the keys of the demo belong to nobody: a copy of the example is applied, not the example itself.
 work=$(mktemp -d)
