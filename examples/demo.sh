@@ -12,25 +12,32 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 1
 fi
 
-# The lock and the keys of the demo belong to nobody: a copy of the example is applied, not the example itself.
+# A copy of the example, under a name of its own: the demo's lock and keys are nobody's, and a lab that is up stays up.
+mesh=demo
 work=$(mktemp -d)
-cp examples/three-servers/mesh.yaml "$work/"
-cd "$work"
-mesh=$(sed -n 's/^mesh: *//p' mesh.yaml | sed 's/ *#.*//')
-say() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
-finish() { meshctl lab down "$work/mesh.yaml" > /dev/null 2>&1 || echo "demo: could not take the lab down (meshctl lab down)" >&2; rm -rf "$work"; }
-trap finish EXIT
+trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
+sed "s/^mesh: .*/mesh: $mesh/" examples/three-servers/mesh.yaml > "$work/mesh.yaml"
+cd "$work"
+
+say() {
+    printf '\n\033[1m$ %s\033[0m\n' "$*"
+    "$@"
+}
+finish() {
+    meshctl lab down > /dev/null 2>&1 || echo "demo: the lab could not be taken down (hint: meshctl lab down $work)" >&2
+    rm -rf "$work"
+}
 
 say meshctl lab up
+trap finish EXIT
 say meshctl apply --lab --yes
 say meshctl status --lab
 say meshctl lab exec a -- ping -c 3 -i 0.2 "b.$mesh"
-say meshctl lab exec c -- ping -6 -c 3 -i 0.2 "a.$mesh"
+say meshctl lab exec c -- ping -4 -c 3 -i 0.2 "a.$mesh"
+say meshctl lab exec a -- wg show
 say meshctl apply --lab --yes
-say meshctl lab exec a -- meshd status "$mesh"
-trap - EXIT
+trap 'rm -rf "$work"' EXIT
 say meshctl lab down
-rm -rf "$work"
 echo
-echo "demo: done; next: docs/tutorial.md takes you to real servers"
+echo "demo: done (next: docs/tutorial.md takes you to real servers)"
