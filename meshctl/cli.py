@@ -33,7 +33,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     words = sys.argv[1:] if arguments is None else arguments
     screen = Screen(as_json="--json" in words)
     for order in (signal.SIGTERM, signal.SIGHUP):  # a cancelled CI job or a closed terminal: the same as Ctrl-C
-        signal.signal(order, signal.default_int_handler)
+        if signal.getsignal(order) is not signal.SIG_IGN:  # nohup means what it says
+            signal.signal(order, signal.default_int_handler)
     sys.exit(run(words, screen))
 
 

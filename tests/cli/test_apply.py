@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,15 @@ def meshctl(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*words), cwd=folder, capture_output=True, text=True, timeout=300, check=False)
 
 
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """meshctl as a person's shell starts it: Ctrl-C reaches it, also where the tests run in the background."""
+    heeding = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    program = [sys.executable, "-c", heeding, *command(*words)]
+    return subprocess.Popen(program, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 def test_a_second_apply_is_one_connection_and_one_command_a_host_and_no_ansible(folder: Path) -> None:
     assert meshctl(folder, "apply", "--yes").returncode == 0
     log = "grep -c Accepted /var/log/sshd.log"
@@ -77,9 +87,7 @@ assert (status, sorted(ran), loaded) == (0, ["a", "b"], []), (status, ran, loade
 
 @pytest.mark.parametrize("order", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_apply_goes_back_and_loses_nothing(folder: Path, order: signal.Signals) -> None:
-    running = subprocess.Popen(
-        command("apply", "--yes"), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    running = start(folder, "apply", "--yes")
     assert running.stderr is not None
     said = ""
     for line in running.stderr:
@@ -101,7 +109,7 @@ def test_an_interrupted_apply_goes_back_and_loses_nothing(folder: Path, order: s
 
 
 def test_an_interrupt_before_anything_was_switched_says_so(folder: Path) -> None:
-    running = subprocess.Popen(command("apply", "--yes"), cwd=folder, stderr=subprocess.PIPE, text=True)
+    running = start(folder, "apply", "--yes")
     assert running.stderr is not None
     said = running.stderr.readline()
     running.send_signal(signal.SIGINT)
@@ -150,6 +158,47 @@ def test_nothing_secret_is_shown_anywhere(folder: Path) -> None:
     assert seen["arguments"], "the watcher saw nothing"
     assert seen["open files"] == set()
     assert not list(Path("/dev/shm").glob("meshctl-*"))
+
+
+def test_the_users_own_road_works_as_the_labs_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --lab, from the network where the hosts are: agent, ports, `trust`, pins in mesh.lock, sudo."""
+    addresses = lab.addresses(NAME)
+    hosts = "".join(f'  {n}: "{a.user}@{a.hostname}:{a.port}"\n' for n, a in addresses.items())
+    (folder / "mesh.yaml").write_text(f"mesh: {NAME}\nhosts:\n{hosts}")
+    with agent(folder / "agent", addresses["a"].identity):
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(folder / "agent"))
+        unknown = inside(folder, "apply", "--yes")
+        assert (unknown.returncode, "meshctl trust a" in unknown.stdout) == (4, True), unknown
+        trusted = inside(folder, "trust", "--yes")
+        assert (trusted.returncode, trusted.stdout.count("pinned ssh-ed25519 SHA256:")) == (0, 2), trusted
+        applied = inside(folder, "apply", "--yes", "--become-password-file", "sudo")
+        assert (applied.returncode, "1 of 1 link alive" in applied.stdout) == (0, True), applied
+        again = inside(folder, "apply", "--yes", "--become-password-file", "sudo")
+        assert (again.returncode, "nothing to do" in again.stdout) == (0, True), again
+    lock = (folder / "mesh.lock").read_text()
+    assert all(key in lock for address in addresses.values() for key in address.host_keys)
+
+
+def inside(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """meshctl without --lab, in the network namespace from where the lab's hosts are reached."""
+    code = "import sys; from meshctl import cli; from meshctl.shell import lab; lab.enter(sys.argv.pop(1)); cli.main()"
+    program = [sys.executable, "-c", code, NAME, *words]
+    return subprocess.run(program, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+
+
+@contextmanager
+def agent(socket: Path, identity: Path) -> Iterator[None]:
+    """An ssh-agent that holds this key."""
+    process = subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL)
+    try:
+        while not socket.exists():
+            time.sleep(0.01)
+        environment = {**os.environ, "SSH_AUTH_SOCK": str(socket)}
+        subprocess.run(["ssh-add", "-q", str(identity)], env=environment, check=True)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def watch(seen: dict[str, set[str]], done: threading.Event) -> None:
