@@ -81,7 +81,7 @@ def trust(run: Run, approve: Callable[[Sequence[Shown]], Sequence[Shown]], *, re
 
 def _shown(name: str, road: Road) -> Shown | HostError:
     # imported here: paramiko costs 0.2 s, and hosts that are pinned need none of it
-    from meshctl.shell.sshparamiko import offered_host_key
+    from meshctl.shell.sshparamiko import offered_host_key  # noqa: PLC0415
 
     try:
         return Shown(name, road.hostname, offered_host_key(name, road))

@@ -98,7 +98,7 @@ def write(path: Path, ring: KeyRing, password: Secret[bytes] | None) -> None:
         meshdir.write(path, text.reveal(), mode=0o600)
         return
     # imported here: Ansible's own library, wanted by those who give a password
-    from ansible.parsing.vault import VaultLib, VaultSecret
+    from ansible.parsing.vault import VaultLib, VaultSecret  # noqa: PLC0415
 
     secret = VaultSecret(password.reveal())
     meshdir.write(path, VaultLib([("default", secret)]).encrypt(text.reveal(), secret), mode=0o600)
@@ -122,8 +122,8 @@ def _decrypt(data: bytes, password: Secret[bytes] | None, shown: str) -> bytes:
     if password is None:
         hint = f"give its password: --ask-vault-pass, --vault-password-file FILE or {ENVIRONMENT}"
         raise Invalid([Problem("it is encrypted and no vault password is given", Where(shown), hint, "vault")])
-    from ansible.errors import AnsibleError
-    from ansible.parsing.vault import VaultLib, VaultSecret
+    from ansible.errors import AnsibleError  # noqa: PLC0415
+    from ansible.parsing.vault import VaultLib, VaultSecret  # noqa: PLC0415
 
     try:
         return bytes(VaultLib([("default", VaultSecret(password.reveal()))]).decrypt(data))

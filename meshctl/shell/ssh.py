@@ -155,8 +155,8 @@ def at_once(
 
 def _open(host: str, address: Road) -> Connection:
     """paramiko first; the ssh command for what it can't do. Imported here: paramiko costs 0.2 s, help must not."""
-    from meshctl.shell.sshcommand import CommandConnection
-    from meshctl.shell.sshparamiko import NotForParamiko, ParamikoConnection
+    from meshctl.shell.sshcommand import CommandConnection  # noqa: PLC0415
+    from meshctl.shell.sshparamiko import NotForParamiko, ParamikoConnection  # noqa: PLC0415
 
     if address.openssh_only:
         return CommandConnection(host, address)

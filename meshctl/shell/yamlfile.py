@@ -37,8 +37,8 @@ def read(path: Path, shown: str) -> Tree:
 def parse(text: bytes, shown: str) -> Tree:
     """The tree of YAML text. An empty document is a null at 1:1."""
     # imported here: 50 ms that `meshctl --help` should not pay
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml import YAML  # noqa: PLC0415
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError  # noqa: PLC0415
 
     try:
         decoded = text.decode("utf-8-sig")
