@@ -3,7 +3,7 @@
 //! Strategy: pure functions on the file's bytes put a block in, find it and take it out again so that exactly the bytes
 //! from before remain; one small door at the end writes the result in place. The file is never renamed over, because
 //! containers bind-mount it; bytes before the first difference are not written at all, so a crash can hurt the block
-//! but not what stands above it. What it does not do: resolve names, or touch a line outside its block.
+//! but not what stands above it; and what it grows by is written first, so a full disk hurts nothing. What it does not do: resolve names, or touch a line outside its block.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -155,6 +155,14 @@ pub fn rewrite(
         Some(file) => file,
         None => File::create_new(path)?,
     };
+    // What the file grows by comes first: that is where a full disk shows, while nothing is lost yet.
+    if let Some(growth) = new.get(old.len()..) {
+        file.seek(SeekFrom::End(0))?;
+        if let Err(error) = file.write_all(growth).and_then(|()| file.sync_data()) {
+            file.set_len(old.len() as u64)?;
+            return Err(error);
+        }
+    }
     let same = old.iter().zip(&new).take_while(|(a, b)| a == b).count();
     file.seek(SeekFrom::Start(same as u64))?;
     file.write_all(&new[same..])?;
@@ -262,5 +270,38 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"127.0.0.1 localhost");
         assert_eq!(std::fs::metadata(&path).unwrap().ino(), inode);
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    /// Set for the process that has no room: the file to be rewritten.
+    const NO_ROOM: &str = "MESHD_TEST_NO_ROOM";
+
+    #[test]
+    fn a_full_disk_loses_no_line() {
+        if let Some(path) = std::env::var_os(NO_ROOM) {
+            let block: Vec<String> = (0..99).map(|n| format!("10.0.0.{n} host-{n}")).collect();
+            let outcome = rewrite(Path::new(&path), |text| put(text, "prod", &block));
+            assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+            return;
+        }
+        let path = std::env::temp_dir().join(format!("meshd-no-room-{}", std::process::id()));
+        let before = [
+            &put(b"127.0.0.1 localhost\n", "prod", &strings(&["10.0.0.1 a"])).unwrap()[..],
+            b"192.0.2.1 mine\n",
+        ]
+        .concat();
+        std::fs::write(&path, &before).unwrap();
+        // A limit on the size of files is a full disk that needs no root: the write fails, with the signal ignored.
+        let limited = std::process::Command::new("sh")
+            .args([
+                "-c",
+                "trap '' XFSZ; ulimit -f 1; exec \"$0\" a_full_disk_loses_no_line --test-threads=1",
+            ])
+            .arg(std::env::current_exe().unwrap())
+            .env(NO_ROOM, &path)
+            .output()
+            .unwrap();
+        assert!(limited.status.success(), "{limited:?}");
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+        std::fs::remove_file(&path).unwrap();
     }
 }
