@@ -51,6 +51,9 @@ const UAPI: u64 = 5;
 /// UAPI connections are counted from here.
 const FIRST_CONVERSATION: u64 = 16;
 
+/// Most connections at a time on one socket; more are hung up on, so that descriptors are left for everything else.
+pub const MAX_CONVERSATIONS: usize = 256;
+
 /// How often the state of a link in another namespace is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -58,7 +61,10 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// runs all the same, and says so.
 fn give_up_privileges() {
     let kept = sandbox::keep_capabilities(&[sandbox::NET_ADMIN, sandbox::NET_BIND_SERVICE]);
-    for error in [kept, sandbox::no_new_privileges(), sandbox::undumpable()].into_iter().filter_map(Result::err) {
+    for error in [kept, sandbox::no_new_privileges(), sandbox::undumpable()]
+        .into_iter()
+        .filter_map(Result::err)
+    {
         eprintln!("meshd: warning: {error}");
     }
 }
@@ -214,7 +220,7 @@ impl Engine {
                 SIGNALS => self.read_signals(),
                 LINKS => self.read_link_events()?,
                 PLANE => self.attend(),
-                UAPI => self.accept()?,
+                UAPI => self.accept(),
                 token if token < FIRST_TOKEN => self.converse(token),
                 _ => self.happenings.push_back(Happening::Ready(one)),
             }
@@ -312,16 +318,18 @@ impl Engine {
         }
     }
 
-    fn accept(&mut self) -> Result<()> {
-        while let Some((stream, _)) = self.uapi.as_ref().map_or(Ok(None), Listener::accept)? {
+    /// Whatever is wrong with a new connection ends it and nothing else.
+    fn accept(&mut self) {
+        while let Some(Ok(Some((stream, _)))) = self.uapi.as_ref().map(Listener::accept) {
             let Ok(conversation) = Conversation::new(stream) else {
                 continue;
             };
             self.next_token += 1;
-            self.poller.add(conversation.as_fd(), self.next_token)?;
-            self.conversations.insert(self.next_token, conversation);
+            let added = self.poller.add(conversation.as_fd(), self.next_token);
+            if added.is_ok() && self.conversations.len() < MAX_CONVERSATIONS {
+                self.conversations.insert(self.next_token, conversation);
+            }
         }
-        Ok(())
     }
 
     /// Serves a connection of `wg`. Whatever is wrong with it ends it and nothing else.

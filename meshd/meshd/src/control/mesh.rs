@@ -13,7 +13,7 @@ use meshd_os::uapi_socket::Listener;
 use meshd_proto::{Event, PublicKey, Time};
 
 use super::conversation::Conversation;
-use super::engine::{Engine, Happening, FIRST_TOKEN};
+use super::engine::{Engine, Happening, FIRST_TOKEN, MAX_CONVERSATIONS};
 use super::interface::failure;
 use super::links::Links;
 use super::loaded::Loaded;
@@ -335,12 +335,8 @@ impl Mesh {
                 continue;
             };
             self.next_token += 1;
-            if self
-                .engine
-                .poller()
-                .add(&conversation, self.next_token)
-                .is_ok()
-            {
+            let added = self.engine.poller().add(&conversation, self.next_token);
+            if added.is_ok() && self.conversations.len() < MAX_CONVERSATIONS {
                 self.conversations.insert(self.next_token, conversation);
             }
         }

@@ -63,7 +63,7 @@ impl Mesh {
             return;
         };
         if conversation.receive(MAX_LINE).is_err() {
-            self.conversations.remove(&token);
+            self.hang_up(token);
             return;
         }
         while let Some(request) = self
@@ -360,10 +360,14 @@ impl Mesh {
             Err(_) => false,
         };
         if !keep {
-            self.conversations.remove(&token);
-            // Nobody is there to hear the answer; a switch that nobody waits for isn't made.
-            self.waiting.retain(|waiting| waiting.token != token);
+            self.hang_up(token);
         }
+    }
+
+    /// Nobody is there to hear an answer any more; a switch that nobody waits for isn't made.
+    fn hang_up(&mut self, token: u64) {
+        self.conversations.remove(&token);
+        self.waiting.retain(|waiting| waiting.token != token);
     }
 }
 
