@@ -140,6 +140,12 @@ impl Report {
             peers: Vec::new(),
         }
     }
+
+    /// Says what NAME.conf holds.
+    pub fn set_conf(&mut self, conf: String) {
+        self.conf_sha256 = sha256(conf.as_bytes());
+        self.conf = conf;
+    }
 }
 
 impl Status {

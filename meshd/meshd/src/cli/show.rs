@@ -4,6 +4,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use meshd_proto::PublicKey;
+
 use super::apply::WAIT;
 use super::check::{parse, private_key};
 use super::client::Client;
@@ -44,7 +46,7 @@ fn show(options: &Options, response: &Response) -> Outcome {
 
 /// What is configured, and what is so; without a daemon what NAME.conf says.
 pub fn report(options: &Options) -> Outcome {
-    let report = match Client::connect(&options.name) {
+    let mut report = match Client::connect(&options.name) {
         Ok(mut client) => match client.ask(&Request::Report, Duration::ZERO)? {
             Response::Report(report) => *report,
             _ => {
@@ -59,16 +61,34 @@ pub fn report(options: &Options) -> Outcome {
         Err(failure) if failure.exit == Exit::NotRunning => report_down(&options.name)?,
         Err(failure) => return Err(failure.into()),
     };
+    // The daemon knows what it confirmed; what a boot would load may have been changed behind its back. While a switch is
+    // pending the two may differ for a moment. Whoever may not read the folder gets the daemon's word.
+    if let (None, Ok(conf)) = (&report.switched_id, confirmed(&options.name)) {
+        report.set_conf(conf.0);
+    }
     print(&to_json(&report)?)
 }
 
 fn report_down(name: &str) -> Result<Report, Vec<Failure>> {
+    let (text, key) = confirmed(name)?;
+    let mut report = Report::new(name, State::Down, text, String::new());
+    report.staged_id = fs::read(paths::next(name)).ok().map(|bytes| sha256(&bytes));
+    report.public_key = key.map(|key| key.to_base64());
+    Ok(report)
+}
+
+/// The canonical text and the public key of NAME.conf as it is on disk.
+fn confirmed(name: &str) -> Result<(String, Option<PublicKey>), Failure> {
     let path = paths::conf(name);
     let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
         Err(error) => {
-            return Err(Failure::new(path.display().to_string(), error, "run it as root").into())
+            return Err(Failure::new(
+                path.display().to_string(),
+                error,
+                "run it as root",
+            ))
         }
     };
     // A confirmed configuration was read once; if it can't be any more, the report says so by an empty text.
@@ -78,15 +98,7 @@ fn report_down(name: &str) -> Result<Report, Vec<Failure>> {
         .as_ref()
         .and_then(|conf| private_key(conf).ok())
         .map(|key| key.public());
-    let mut report = Report::new(
-        name,
-        State::Down,
-        conf::canonical(conf.as_ref(), key),
-        String::new(),
-    );
-    report.staged_id = fs::read(paths::next(name)).ok().map(|bytes| sha256(&bytes));
-    report.public_key = key.map(|key| key.to_base64());
-    Ok(report)
+    Ok((conf::canonical(conf.as_ref(), key), key))
 }
 
 fn to_json(value: &impl serde::Serialize) -> Result<String, Failure> {
