@@ -18,6 +18,11 @@ pub fn next(name: &str) -> PathBuf {
     PathBuf::from(format!("{CONF_DIR}/{name}.next"))
 }
 
+/// The staged configuration at the moment in which it is confirmed.
+pub fn aside(name: &str) -> PathBuf {
+    PathBuf::from(format!("{CONF_DIR}/{name}.confirming"))
+}
+
 /// Our control socket.
 pub fn control_socket(name: &str) -> PathBuf {
     PathBuf::from(format!("/run/meshd/{name}.sock"))

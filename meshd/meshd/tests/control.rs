@@ -83,3 +83,23 @@ fn a_report_says_what_a_boot_would_load() {
     a.apply("prod", &conf);
     assert_eq!(a.report("prod")["conf_sha256"], good["conf_sha256"]);
 }
+
+#[test]
+fn what_another_controller_staged_meanwhile_is_not_confirmed() {
+    let Some([mut a]) = hosts::<1>() else { return };
+    let mesh = Mesh::new(3);
+    let conf = mesh.interface(1, "") + &mesh.peer(2, "");
+    a.run("prod");
+    a.apply("prod", &conf);
+    let ours = a.stage("prod", &(conf.clone() + &mesh.peer(3, "")));
+    a.meshd(&["switch", "prod", "--id", &ours, "--within", "60"]);
+    let theirs = a.stage("prod", &mesh.interface(1, "Relay = on\n"));
+    let (code, _, err) = a.try_meshd(&["confirm", "prod", "--id", &ours, "--wait", "1"], "");
+    assert_eq!(code, 5, "{err}");
+    let files = a.sh("cd /etc/meshd && ls && sha256sum prod.conf prod.next | cut -c 1-64");
+    let (confirmed, staged) = (common::sha256(&conf), theirs);
+    assert_eq!(
+        files,
+        format!("prod.conf\nprod.next\n{confirmed}\n{staged}\n")
+    );
+}

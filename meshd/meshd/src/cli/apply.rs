@@ -119,15 +119,7 @@ pub fn confirm(options: &Options) -> Outcome {
                 show_confirmed(options, &status, false)?;
                 return Err(dead.into_iter().map(Failure::from).collect());
             }
-            let Some(bytes) = staged(name, id) else {
-                let path = paths::next(name).display().to_string();
-                return Err(
-                    Failure::new(path, "it is not what was staged", "stage it again")
-                        .exit(Exit::NothingToConfirm)
-                        .into(),
-                );
-            };
-            make_confirmed(name)?;
+            let bytes = make_confirmed(name, id)?;
             client.ask(&Request::Confirmed { id: id.clone() }, Duration::ZERO)?;
             write_hosts(name, &bytes)?;
             show_confirmed(options, &status, true)
@@ -155,11 +147,30 @@ fn show_confirmed(options: &Options, status: &Status, confirmed: bool) -> Outcom
     Ok(())
 }
 
-/// NAME.next becomes NAME.conf, for good.
-fn make_confirmed(name: &str) -> Result<(), Failure> {
-    let to = paths::conf(name);
-    let renamed = fs::rename(paths::next(name), &to).and_then(|()| sync_folder(&to));
-    renamed.map_err(|error| Failure::new(to.display().to_string(), error, "run it as root"))
+/// NAME.next becomes NAME.conf, for good, if it is what `id` says; its bytes. It is taken aside before it is looked at, so
+/// that another `stage` in that moment can't put an unproven configuration in its place.
+fn make_confirmed(name: &str, id: &str) -> Result<Vec<u8>, Failure> {
+    let (next, aside, to) = (paths::next(name), paths::aside(name), paths::conf(name));
+    let fail = |error: io::Error| Failure::new(to.display().to_string(), error, "run it as root");
+    let taken = match fs::rename(&next, &aside) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(fail(error)),
+        Err(_) => None,
+        Ok(()) => Some(fs::read(&aside).map_err(fail)?),
+    };
+    let Some(bytes) = taken.as_ref().filter(|bytes| sha256(bytes) == id) else {
+        if taken.is_some() {
+            fs::rename(&aside, &next).map_err(fail)?;
+        }
+        let path = next.display().to_string();
+        return Err(
+            Failure::new(path, "it is not what was staged", "stage it again")
+                .exit(Exit::NothingToConfirm),
+        );
+    };
+    fs::rename(&aside, &to)
+        .and_then(|()| sync_folder(&to))
+        .map_err(fail)?;
+    Ok(bytes.clone())
 }
 
 fn write_hosts(name: &str, conf: &[u8]) -> Result<(), Vec<Failure>> {
@@ -206,6 +217,7 @@ pub fn remove(options: &Options) -> Outcome {
     for path in [
         paths::conf(name),
         paths::next(name),
+        paths::aside(name),
         paths::label_mark(name),
     ] {
         match fs::remove_file(&path) {
