@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+BUILT = ROOT / "roles/daemon/files/bin" / os.uname().machine / "meshd"
 STORE = ROOT / "build" / "bench" / "peers"
 NAMES = ("bare", "meshd", "wireguard-go", "boringtun", "gotatun")
 
@@ -31,11 +32,11 @@ class Daemon:
         return not self.command
 
 
-def find(names: list[str], meshd_env: dict[str, str]) -> list[Daemon]:
+def find(names: list[str], meshd_env: dict[str, str], meshd: Path | None = None) -> list[Daemon]:
     """Builds what is missing and returns the daemons in the order asked; one that can't be had is said and left out."""
     makers = {
         "bare": lambda: Daemon("bare", "-", None),
-        "meshd": lambda: _meshd(meshd_env),
+        "meshd": lambda: _meshd(meshd or BUILT, meshd_env),
         "wireguard-go": _wireguard_go,
         "boringtun": lambda: _cargo("boringtun", "boringtun-cli", ("--foreground", "--disable-drop-privileges")),
         "gotatun": lambda: _cargo("gotatun", "gotatun-cli", ("--foreground", "--disable-drop-privileges")),
@@ -49,8 +50,7 @@ def find(names: list[str], meshd_env: dict[str, str]) -> list[Daemon]:
     return found
 
 
-def _meshd(env: dict[str, str]) -> Daemon:
-    binary = ROOT / "roles/daemon/files/bin" / os.uname().machine / "meshd"
+def _meshd(binary: Path, env: dict[str, str]) -> Daemon:
     version = subprocess.run([binary, "version"], capture_output=True, text=True, check=True).stdout.strip()
     return Daemon("meshd", version, binary, (str(binary), "bare"), env)
 

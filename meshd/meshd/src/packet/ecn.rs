@@ -42,6 +42,11 @@ pub(super) fn decapsulate(packet: &mut [u8], outer: u8) -> bool {
     }
 }
 
+/// Tells the receiver of `packet` that it met congestion here. False: it can't be told but by losing the packet.
+pub(super) fn mark(packet: &mut [u8]) -> bool {
+    decapsulate(packet, CE)
+}
+
 fn set(packet: &mut [u8], bits: u8) {
     match packet {
         [first, second, rest @ ..] if *first >> 4 == 4 => {

@@ -1,8 +1,8 @@
 //! The packet plane: the threads that move packets between the TUN and the sockets.
 //!
 //! Strategy: one thread a direction, each from the system call that brings packets to the one that takes them away, with
-//! fixed buffers, no queue in between, no allocation and no lock on the way. `tx` reads the TUN, cuts super-packets straight
-//! into the output buffer, seals a run and sends it in one call; `rx` receives merged runs, opens them in place, puts flows
+//! fixed buffers, no hand-over in between, no allocation and no lock on the way. `tx` reads the TUN, lets flows take turns
+//! (`flows`), cuts super-packets straight into the output buffer, seals a run and sends it in one call; `rx` receives merged runs, opens them in place, puts flows
 //! together again and writes them to the TUN; `relay` is what a hub does in between. Look-ups, timers, counters and endpoints
 //! are those of [`meshd_proto`], asked once a run.
 //!
@@ -13,10 +13,13 @@
 //! What it does not do: shake hands, keep timers, or make packets of its own but ICMP errors.
 
 mod ecn;
+mod flows;
 mod icmp;
 mod outbox;
 mod paths;
+mod pressure;
 mod relay;
+mod room;
 mod rx;
 mod shared;
 mod switches;

@@ -2,7 +2,8 @@
 //!
 //! Strategy: receive what waits, many datagrams a call, some merged by the kernel; open those that follow one another for the
 //! same session as one batch, in place; put flows together again and write them. Handshake messages and answers to our own
-//! probes go to control. Nothing of a batch waits for the next one.
+//! probes go to control. Nothing of a batch waits for the next one. When what arrives waits here too long, because this
+//! thread can't follow, a segment is marked or lost early, so that TCP's windows don't fill the socket's buffer.
 
 use std::io::{ErrorKind, IoSlice};
 use std::ops::Range;
@@ -10,7 +11,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshd_os::offload::{Coalescer, Merging};
+use meshd_os::offload::{Coalescer, Headers, Merging, TCP};
 use meshd_os::tun::{self, Tun};
 use meshd_os::udp::{Datagram, RecvBatch, UdpPair};
 use meshd_os::{clock, events};
@@ -19,6 +20,7 @@ use meshd_proto::{classify, Batch, Endpoint, Kind, Local, Reader, Table, Time, V
 use super::ecn;
 use super::icmp::Pace;
 use super::outbox::{Outbox, Posting};
+use super::pressure::Pressure;
 use super::relay::{self, Fate};
 use super::shared::{ProbeArrival, Settings, Shared};
 use super::Switches;
@@ -31,6 +33,8 @@ const MESSAGES: usize = 256;
 const TURNS: usize = 16;
 /// After so long without a packet the table is let go of, so that keys can be erased.
 const LINGER: Duration = Duration::from_secs(1);
+/// Shorter ones may be a dialogue's.
+const BULK_LEN: usize = 1000;
 /// How long a hub waits for room in the socket before it drops: the packets behind wait as long.
 const RELAY_PATIENCE: Duration = Duration::from_millis(2);
 
@@ -45,6 +49,9 @@ pub(super) struct Rx {
     coalescer: Coalescer,
     out: Outbox,
     pace: Pace,
+    pressure: Pressure,
+    /// The next TCP segment with much in it must tell its flow to slow down.
+    slow_down: bool,
     gone: bool,
 }
 
@@ -75,6 +82,8 @@ impl Rx {
             coalescer: Coalescer::new(merging),
             out: Outbox::new(switches.gso),
             pace: Pace::new(),
+            pressure: Pressure::default(),
+            slow_down: false,
             gone: false,
         }
     }
@@ -152,6 +161,8 @@ impl Rx {
             coalescer,
             out,
             pace,
+            pressure,
+            slow_down,
             gone,
             ..
         } = self;
@@ -175,13 +186,16 @@ impl Rx {
             settings,
             posting,
             pace,
+            slow_down,
             coalescer,
             tun,
             gone,
         };
         let mut group: Option<Group> = None;
         batch.clear();
+        let mut bytes = 0;
         for datagram in datagrams {
+            bytes += datagram.range().len();
             let from = endpoint(datagram);
             for range in datagram.ranges() {
                 match classify(&arena[range.clone()]) {
@@ -204,6 +218,9 @@ impl Rx {
         }
         opener.open(group, arena, batch);
         opener.finish(arena);
+        // All of it had arrived at the start: the last of it waited till now.
+        let done = Time(clock::boottime_ns());
+        *slow_down |= pressure.signals(done, done.since(now), bytes);
     }
 }
 
@@ -226,6 +243,7 @@ struct Opener<'t, 'a> {
     settings: &'a Settings,
     posting: Posting<'t, 'a>,
     pace: &'a mut Pace,
+    slow_down: &'a mut bool,
     coalescer: &'a mut Coalescer,
     tun: &'a Tun,
     gone: &'a mut bool,
@@ -255,6 +273,13 @@ impl Opener<'_, '_> {
         let packet = &mut arena[at.clone()];
         if !ecn::decapsulate(packet, outer_ecn) {
             return;
+        }
+        if *self.slow_down && bulk(packet) {
+            *self.slow_down = false;
+            // A flow that can be told is told; another loses the segment.
+            if !ecn::mark(packet) {
+                return;
+            }
         }
         if let Some(reply) = self
             .settings
@@ -287,6 +312,12 @@ impl Opener<'_, '_> {
         self.coalescer.flush(arena, &mut sink);
         self.posting.flush();
     }
+}
+
+/// Whether a packet belongs to a flow that fills queues and listens: a TCP segment with much in it.
+fn bulk(packet: &[u8]) -> bool {
+    packet.len() >= BULK_LEN
+        && Headers::read(packet).is_some_and(|h| h.protocol == TCP && !h.fragment)
 }
 
 fn sink<'a>(tun: &'a Tun, gone: &'a mut bool) -> impl FnMut(&[IoSlice<'_>]) + 'a {

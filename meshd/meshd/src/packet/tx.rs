@@ -1,29 +1,35 @@
 //! Out of the TUN and into the tunnel: one thread.
 //!
-//! Strategy: read until the TUN has nothing more; look a packet's peer up once, however many segments it stands for; cut it
-//! straight into the outbox. Whole runs leave as they fill, the last one before the thread sleeps. While the socket has no
-//! room the TUN is not read: what queues up stays in the TUN, which drops when it is full.
+//! Strategy: whatever the TUN has is read into the flow queue, since the TUN's own queue is one for all; then packets leave by
+//! turns of their flows ([`Flows`]), and after a super-packet or a run of plain ones the TUN is looked at again. A packet's
+//! peer is looked up once, however many segments it stands for, and it is cut straight into the outbox. Whole runs leave as
+//! they fill, the last one before the thread sleeps. While the socket has no room the TUN is not read: what doesn't fit into
+//! the flow queue stays in the TUN, which drops when it is full.
 
 use std::io::{ErrorKind, IoSlice};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshd_os::offload::{Segments, VnetHeader, VNET_LEN};
+use meshd_os::offload::{self, Segments, VnetHeader, VNET_LEN};
 use meshd_os::tun::{self, Tun};
+use meshd_os::udp::{MAX_SEGMENTS, MAX_SEND};
 use meshd_os::{clock, events};
-use meshd_proto::{packet, Reader, Time};
+use meshd_proto::{packet, Reader, Table, Time};
 
 use super::ecn;
+use super::flows::{Flows, Leaving};
 use super::icmp::{self, Pace, Trouble};
 use super::outbox::{Outbox, Posting};
+use super::room::Room;
 use super::shared::{Settings, Shared};
 use super::Switches;
 
-/// Reads of the TUN after which settings and table are looked at anew.
-const READS: usize = 256;
-/// The largest packet and its virtio header.
-const ROOM: usize = VNET_LEN + 65536;
+/// Turns after which settings and table are looked at anew.
+const TURNS: usize = 64;
+/// Packets, and bytes, that leave before the TUN is looked at again.
+const TURN_PACKETS: usize = MAX_SEGMENTS;
+const TURN_LEN: usize = MAX_SEND;
 /// After so long without a packet the table is let go of, so that keys can be erased.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -33,12 +39,14 @@ pub(super) struct Tx {
     reader: Reader,
     settings: Settings,
     version: u64,
-    input: Vec<u8>,
+    room: Room,
+    flows: Flows,
     out: Outbox,
     pace: Pace,
 }
 
-/// What a batch ended with.
+/// How things stand after a look at the TUN, or a batch of them.
+#[derive(Clone, Copy, PartialEq)]
 enum Ended {
     /// There may be more.
     More,
@@ -58,7 +66,8 @@ impl Tx {
             reader,
             settings,
             version,
-            input: vec![0; ROOM],
+            room: Room::new(),
+            flows: Flows::new(Room::PLACES),
             out,
             pace: Pace::new(),
         }
@@ -92,64 +101,121 @@ impl Tx {
     }
 
     fn batch(&mut self) -> Ended {
-        let now = Time(clock::boottime_ns());
-        let table = self.reader.table();
-        let mut posting = Posting {
-            out: &mut self.out,
-            shared: &self.shared,
-            settings: &self.settings,
-            now,
-            kick: &self.shared.tx_kick,
-            patience: None,
-            route: None,
+        let Self {
+            tun,
+            shared,
+            reader,
+            settings,
+            room,
+            flows,
+            out,
+            pace,
+            ..
+        } = self;
+        let mut sender = Sender {
+            tun,
+            table: reader.table(),
+            posting: Posting {
+                out,
+                shared,
+                settings,
+                now: Time(clock::boottime_ns()),
+                kick: &shared.tx_kick,
+                patience: None,
+                route: None,
+            },
+            pace,
         };
         let mut ended = Ended::More;
-        for _ in 0..READS {
-            let len = match self.tun.read(&mut self.input) {
-                Ok(len) => len,
-                Err(e) if tun::detached(&e) => {
-                    ended = Ended::Gone;
+        for _ in 0..TURNS {
+            ended = fill(tun, room, flows, sender.posting.now);
+            if ended == Ended::Gone || ended == Ended::Empty && flows.is_empty() {
+                break;
+            }
+            let (mut packets, mut bytes) = (0, 0);
+            while packets < TURN_PACKETS && bytes < TURN_LEN {
+                let Some(leaving) = flows.pop(sender.posting.now) else {
                     break;
-                }
-                Err(e) => {
-                    if e.kind() != ErrorKind::WouldBlock {
-                        // Unknown, so it may last: don't spin.
-                        std::thread::sleep(Duration::from_millis(10));
-                    }
-                    ended = Ended::Empty;
-                    break;
-                }
-            };
-            let Some((vnet, packet)) = self.input[..len].split_first_chunk::<VNET_LEN>() else {
-                continue;
-            };
-            let Some(vnet) = VnetHeader::read(vnet) else {
-                continue;
-            };
-            let Some(destination) = packet::destination(packet) else {
-                continue;
-            };
-            let route = table
-                .route(destination)
-                .filter(|route| route.peer.endpoint().is_some());
-            let Some(route) = route else {
-                if self.pace.allows(now) {
-                    unreachable(&self.tun, packet);
-                }
-                continue;
-            };
-            let Ok(segments) = Segments::new(&vnet, packet) else {
-                continue;
-            };
-            let ecn = ecn::outer(packet);
-            for i in 0..segments.count() {
-                if let Some(slot) = posting.slot(route, segments.len(i), ecn) {
-                    segments.write(i, slot);
+                };
+                let input = room.packet(leaving.place);
+                (packets, bytes) = (packets + 1, bytes + input.len());
+                sender.send(input, leaving);
+                room.free(leaving.place);
+            }
+            sender.posting.now = Time(clock::boottime_ns());
+        }
+        sender.posting.flush();
+        match ended {
+            Ended::Empty if !flows.is_empty() => Ended::More,
+            ended => ended,
+        }
+    }
+}
+
+/// Moves what the TUN has into the flow queue, as far as there is room.
+fn fill(tun: &Tun, room: &mut Room, flows: &mut Flows, now: Time) -> Ended {
+    while let Some(landing) = room.landing() {
+        match tun.read(landing) {
+            Ok(len) => {
+                let hash = landing.get(VNET_LEN..len).map_or(0, offload::flow_hash);
+                if let Some(place) = room.keep(len) {
+                    flows.push(hash, place, len, now);
                 }
             }
+            Err(e) if tun::detached(&e) => return Ended::Gone,
+            Err(e) => {
+                if e.kind() != ErrorKind::WouldBlock {
+                    // Unknown, so it may last: don't spin.
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                return Ended::Empty;
+            }
         }
-        posting.flush();
-        ended
+    }
+    Ended::More
+}
+
+/// What packets leave by, for one batch.
+struct Sender<'t, 'a> {
+    tun: &'a Tun,
+    table: &'t Table,
+    posting: Posting<'t, 'a>,
+    pace: &'a mut Pace,
+}
+
+impl Sender<'_, '_> {
+    /// Lays out what was read from the TUN for its peer.
+    fn send(&mut self, input: &mut [u8], leaving: Leaving) {
+        let Some((vnet, packet)) = input.split_first_chunk_mut::<VNET_LEN>() else {
+            return;
+        };
+        let Some(vnet) = VnetHeader::read(vnet) else {
+            return;
+        };
+        let Some(destination) = packet::destination(packet) else {
+            return;
+        };
+        let route = self
+            .table
+            .route(destination)
+            .filter(|route| route.peer.endpoint().is_some());
+        let Some(route) = route else {
+            if self.pace.allows(self.posting.now) {
+                unreachable(self.tun, packet);
+            }
+            return;
+        };
+        // A flow that can be told is told; of another the first segment is lost.
+        let lost = leaving.slow_down && !ecn::mark(packet);
+        let Ok(segments) = Segments::new(&vnet, packet) else {
+            return;
+        };
+        let ecn = ecn::outer(packet);
+        for i in usize::from(lost)..segments.count() {
+            if let Some(slot) = self.posting.slot(route, segments.len(i), ecn) {
+                segments.write(i, slot);
+            }
+        }
     }
 }
 

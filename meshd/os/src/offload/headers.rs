@@ -126,3 +126,27 @@ pub fn packet_len(bytes: &[u8]) -> Option<usize> {
     };
     (least <= len && len <= bytes.len()).then_some(len)
 }
+
+/// A number that all packets of a flow share: of addresses, protocol and ports. Fragments have no ports, and broken packets
+/// are all of one flow. Not meant to withstand those who look for collisions.
+pub fn flow_hash(packet: &[u8]) -> u32 {
+    let Some(headers) = Headers::read(packet) else {
+        return 0;
+    };
+    let mut hash = u64::from(headers.protocol);
+    let mut mix = |bytes: &[u8]| {
+        for word in bytes.chunks_exact(4) {
+            let word = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+            // FNV's way with a wider word; 2^64 divided by the golden ratio spreads it.
+            hash = (hash ^ u64::from(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            hash ^= hash >> 29;
+        }
+    };
+    mix(&packet[headers.addresses()]);
+    if matches!(headers.protocol, TCP | UDP) && !headers.fragment {
+        mix(packet
+            .get(headers.upper..headers.upper + 4)
+            .unwrap_or_default());
+    }
+    (hash >> 32) as u32
+}

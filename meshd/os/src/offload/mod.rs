@@ -12,7 +12,7 @@ mod segment;
 mod vnet;
 
 pub use coalesce::{Coalescer, Merging, MAX_PARTS};
-pub use headers::{packet_len, Headers, ICMP, ICMPV6, TCP, UDP};
+pub use headers::{flow_hash, packet_len, Headers, ICMP, ICMPV6, TCP, UDP};
 pub use segment::{Segments, Unsegmentable};
 pub use vnet::{Gso, VnetHeader, VNET_LEN};
 

@@ -276,7 +276,11 @@ fn a_hub_passes_packets_on() {
     let mut buf = [0; 2];
     receiver.recv(&mut buf).unwrap();
     assert_eq!(&buf, b"ok");
-    assert_eq!(counter4(&a, "InTimeExcds"), 1, "the hub says which hop was the last");
+    assert_eq!(
+        counter4(&a, "InTimeExcds"),
+        1,
+        "the hub says which hop was the last"
+    );
 }
 
 #[test]
