@@ -12,8 +12,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use meshd_os::netlink::{Family, Netlink, Rule};
 use meshd_os::nft::{Nft, NftError, NftEvents, Table};
 
-use crate::cli::Failure;
 use crate::closed::{self, Closed, Step};
+use crate::failure::Failure;
 use crate::reload::Put;
 
 /// How the kernel says that it has no IPv6, or has it turned off (net/core/fib_rules.c, net/ipv6/route.c).

@@ -15,7 +15,7 @@ use meshd_os::events::{wait_readable, Signals};
 use meshd_os::process::{end_with_parent, start_in_background, terminate, PidFile};
 use std::os::fd::AsFd;
 
-use crate::cli::{Failure, Outcome};
+use crate::failure::{Failure, Outcome};
 use crate::paths;
 
 /// How long a daemon may take to serve its control socket, and to end.

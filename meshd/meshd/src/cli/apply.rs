@@ -11,16 +11,18 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::check::{parse, private_key, read_stdin};
+use super::check::read_stdin;
 use super::client::Client;
 use super::close;
 use super::options::Options;
-use super::{print, Exit, Failure, Outcome};
+use super::print;
 use crate::closed::Closed;
 use crate::conf::{Conf, PrivateKey};
 use crate::control::wire::{Request, Response};
 use crate::digest::sha256;
+use crate::failure::{Exit, Failure, Outcome};
 use crate::guard::Guard;
+use crate::read::{parse, private_key};
 use crate::report::Status;
 use crate::{hosts, paths};
 

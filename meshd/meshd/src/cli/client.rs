@@ -4,8 +4,8 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use super::{Exit, Failure};
 use crate::control::wire::{Request, Response, MAX_LINE};
+use crate::failure::{Exit, Failure};
 use crate::paths;
 
 /// How long an answer may take beyond what was asked to wait for. Taking a large mesh live is the longest.

@@ -4,14 +4,14 @@ use std::fs;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 
-use super::check::parse;
 use super::client::Client;
 use super::options::Options;
-use super::{Exit, Failure, Outcome};
 use crate::closed::{self, Closed};
 use crate::conf::Conf;
+use crate::failure::{Exit, Failure, Outcome};
 use crate::guard::Guard;
 use crate::paths;
+use crate::read::parse;
 
 /// How many processes up an SSH server is looked for: `sudo` and shells stand between.
 const ANCESTORS: usize = 16;

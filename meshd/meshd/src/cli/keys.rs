@@ -1,8 +1,9 @@
 //! `genkey`, `pubkey`, `version`: what needs neither a daemon nor a configuration.
 
 use super::options::Options;
-use super::{print, Failure, Outcome};
+use super::print;
 use crate::conf::{Secret, ToBase64};
+use crate::failure::{Failure, Outcome};
 use crate::report::VERSION;
 
 /// A new private key in base64.

@@ -1,21 +1,21 @@
 //! The command line: one short function per command, in a few files by what they need.
 //!
-//! Data goes to stdout, talk to stderr. Every failure is a [`Failure`], which becomes a sentence and an exit code here
-//! and nowhere else.
+//! Data goes to stdout, talk to stderr. Every [`Failure`] becomes a sentence and an exit code here and
+//! nowhere else.
 
 mod apply;
-pub mod check;
+mod check;
 mod client;
 mod close;
 mod keys;
 mod options;
 mod show;
 
-use std::fmt;
 use std::process::ExitCode;
 
 use options::Options;
 
+use crate::failure::{Exit, Failure, Outcome};
 use crate::supervise;
 
 const HELP: &str = "\
@@ -43,80 +43,6 @@ meshd: a WireGuard-compatible tunnel daemon
 Exit codes: 0 done; 1 failed; 3 bad configuration; 4 not running; 5 nothing to confirm.
 Example: meshd status prod
 ";
-
-/// How a command ends. Success is 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// It could not be done.
-    Failed = 1,
-    /// The configuration is wrong.
-    BadConf = 3,
-    /// There is no daemon of that name.
-    NotRunning = 4,
-    /// Nothing, or something else, is there to be confirmed or switched to.
-    NothingToConfirm = 5,
-}
-
-impl Exit {
-    /// From a number received over the control socket; anything unknown is a plain failure.
-    pub fn from_code(code: u8) -> Self {
-        match code {
-            3 => Self::BadConf,
-            4 => Self::NotRunning,
-            5 => Self::NothingToConfirm,
-            _ => Self::Failed,
-        }
-    }
-}
-
-/// Why a command did not do what it was asked: `meshd: WHAT: WHY (HINT)`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// The exit code.
-    pub exit: Exit,
-    /// What could not be done, or where.
-    pub what: String,
-    /// Why.
-    pub why: String,
-    /// What can be done about it; may be empty.
-    pub hint: String,
-}
-
-impl Failure {
-    /// An ordinary failure (exit 1).
-    pub fn new(what: impl Into<String>, why: impl ToString, hint: impl Into<String>) -> Self {
-        Self {
-            exit: Exit::Failed,
-            what: what.into(),
-            why: why.to_string(),
-            hint: hint.into(),
-        }
-    }
-
-    /// The same with another exit code.
-    pub fn exit(self, exit: Exit) -> Self {
-        Self { exit, ..self }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.what, self.why)?;
-        if !self.hint.is_empty() {
-            write!(f, " ({})", self.hint)?;
-        }
-        Ok(())
-    }
-}
-
-/// What a command returns: all its failures, so that a user sees them at once.
-pub type Outcome = Result<(), Vec<Failure>>;
-
-impl From<Failure> for Vec<Failure> {
-    fn from(failure: Failure) -> Self {
-        vec![failure]
-    }
-}
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {

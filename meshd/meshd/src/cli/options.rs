@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lexopt::Arg;
 
-use super::Failure;
+use crate::failure::Failure;
 
 /// What each command takes: does it take a NAME, and which options.
 const COMMANDS: [(&str, bool, &[&str]); 19] = [

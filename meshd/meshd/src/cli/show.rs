@@ -7,13 +7,14 @@ use std::time::Duration;
 use meshd_proto::PublicKey;
 
 use super::apply::WAIT;
-use super::check::{parse, private_key};
 use super::client::Client;
 use super::options::Options;
-use super::{print, Exit, Failure, Outcome};
+use super::print;
 use crate::conf::ToBase64;
 use crate::control::wire::{Request, Response};
 use crate::digest::sha256;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::read::{parse, private_key};
 use crate::report::{Report, State};
 use crate::{conf, paths};
 

@@ -2,7 +2,7 @@
 
 use super::engine::{Engine, Happening};
 use super::interface::{failure, Interface};
-use crate::cli::Outcome;
+use crate::failure::Outcome;
 use meshd_proto::Tai64n;
 
 /// Runs in the foreground.

@@ -6,8 +6,8 @@ use super::loaded::Loaded;
 use super::mesh::Mesh;
 use super::upkeep::SETTLE;
 use super::world;
-use crate::cli::Failure;
 use crate::closed::Closed;
+use crate::failure::Failure;
 
 impl Mesh {
     /// Takes the interface of a configuration live between the two. On failure the host is as closed as it was before;

@@ -18,8 +18,8 @@ use zeroize::Zeroizing;
 
 use super::outer::Outer;
 use super::world::{self, World};
-use crate::cli::Failure;
 use crate::conf::{Cidr, Endpoint, Host, Secret};
+use crate::failure::Failure;
 use crate::netdev::NetDev;
 use crate::packet::{Plane, Switches};
 use crate::reload::{Change, PeerSetup, Put, Setup, Step};

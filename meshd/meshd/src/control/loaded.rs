@@ -4,11 +4,11 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::cli::check::{self, private_key_file};
-use crate::cli::{Exit, Failure};
 use crate::conf::{canonical, Conf, PrivateKey, Secret, Table, ToBase64};
 use crate::digest::sha256;
+use crate::failure::{Exit, Failure};
 use crate::paths;
+use crate::read::{parse, private_key_file};
 use crate::safe::Id;
 
 /// See the file's head.
@@ -34,7 +34,7 @@ impl Loaded {
 
     /// Reads the bytes of a configuration. `key` is the private key, when it is kept in a file that was read already.
     pub fn read(bytes: &[u8], key: Option<Secret>) -> Result<Self, Vec<Failure>> {
-        let conf = check::parse("conf", bytes)?.conf;
+        let conf = parse("conf", bytes)?.conf;
         let refused: Vec<Failure> = conf.iter().flat_map(beyond_us).collect();
         if !refused.is_empty() {
             return Err(refused);

@@ -7,8 +7,8 @@ use meshd_proto::Time;
 use super::mesh::{to_duration, Link, Mesh};
 use super::wire::{Request, Response, WireFailure, MAX_LINE};
 use super::{live, loaded::Loaded, world};
-use crate::cli::{Exit, Failure};
 use crate::conf::Secret;
+use crate::failure::{Exit, Failure};
 use crate::safe::{Confirm, Id, Refusal, Safe};
 
 /// How long the links may take to show which of them are alive before a switch.

@@ -7,9 +7,9 @@ use meshd_proto::{PeerStatus as CoreStatus, PublicKey, Trouble};
 
 use super::mesh::Mesh;
 use super::world;
-use crate::cli::Failure;
 use crate::closed;
 use crate::conf::{table, Cidr, Conf, Endpoint, Host, Peer, Section, Table, ToBase64, UtcTime};
+use crate::failure::Failure;
 use crate::reload::{PeerSetup, Setup};
 use crate::report::{PeerStatus, Report, State, Status, SCHEMA, VERSION};
 use crate::{hosts, paths};

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{Exit, Failure};
+use crate::failure::{Exit, Failure};
 use crate::report::{Report, Status};
 
 /// Longest line either side accepts, bytes: a configuration of 16 MiB, quoted.
