@@ -4,12 +4,10 @@
 //! so no bit is ever shifted. One word more than the window is kept, because the newest word is only partly in use:
 //! exactly the last 8192 counters are remembered. Counters are judged only after the packet was authenticated.
 
-/// How many counters are remembered. Linux says 8192 bits and uses all but one word; the paper reserves 2^13.
-pub const WINDOW: u64 = RING_BITS - WORD_BITS;
+use crate::messages::{REJECT_AFTER_MESSAGES, WINDOW};
 
 const WORD_BITS: u64 = 64;
-const RING_WORDS: u64 = 129;
-const RING_BITS: u64 = RING_WORDS * WORD_BITS;
+const RING_WORDS: u64 = WINDOW / WORD_BITS + 1;
 
 /// The window of one session.
 #[derive(Debug)]
@@ -32,7 +30,7 @@ impl Replay {
     /// Marks `counter` as seen. Whether it is new: neither seen before nor older than the window, nor beyond the
     /// last counter a session may use.
     pub fn accept(&mut self, counter: u64) -> bool {
-        if counter >= crate::messages::REJECT_AFTER_MESSAGES {
+        if counter >= REJECT_AFTER_MESSAGES {
             return false;
         }
         if counter >= self.next {
@@ -64,7 +62,6 @@ impl Replay {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::messages::REJECT_AFTER_MESSAGES;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
