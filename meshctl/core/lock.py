@@ -237,7 +237,7 @@ def _ssh(text: str) -> str:
 
 
 def _pin(text: str) -> str:
-    """`TYPE BASE64`, as in known_hosts (sshd(8)) without the host."""
-    if re.fullmatch(r"[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,3}", text) is None:
+    """`TYPE BASE64`, as in known_hosts (sshd(8)) without the host; the mark of an authority may stand before it."""
+    if re.fullmatch(r"(@cert-authority )?[a-z0-9][a-z0-9@.-]* [A-Za-z0-9+/]+={0,3}", text) is None:
         raise ValueError("an SSH host key is written as TYPE BASE64")
     return text

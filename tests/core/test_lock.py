@@ -117,3 +117,14 @@ def test_two_hosts_never_share_a_key() -> None:
     hosts = world(THREE).lock.hosts
     with pytest.raises(Invalid, match="b has the public key of a"):
         read(GOOD.replace(str(hosts["b"].public_key), str(hosts["a"].public_key)))
+
+
+@pytest.mark.parametrize("pin", ["ssh-ed25519 AAAA", "@cert-authority ssh-ed25519 AAAA"])
+def test_what_is_pinned_is_read_back(pin: str) -> None:
+    assert read(lock.format(lock.pin(read(GOOD), "a", [pin]))).ssh_host_keys("a") == (pin,)
+
+
+@pytest.mark.parametrize("pin", ["@revoked ssh-ed25519 AAAA", "@cert-authority AAAA", "ssh-ed25519 AAAA\\n* AAAA"])
+def test_no_other_line_of_known_hosts_is_a_pin(pin: str) -> None:
+    with pytest.raises(Invalid, match="TYPE BASE64"):
+        read(GOOD.replace("ssh_host_keys: []", f'ssh_host_keys: ["{pin}"]', 1))
