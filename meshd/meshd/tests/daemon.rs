@@ -326,7 +326,11 @@ fn a_site_behind_a_host_is_reached_and_forwarding_put_back() {
     assert_eq!(report["running"], report["conf"]);
     let other = mesh.interface(1, "Forward = 192.168.20.0/25\n") + &mesh.peer(2, "");
     gate.apply("prod", &other);
-    assert_eq!(forwarding(&gate), "1\n", "the new network needs the link of the old");
+    assert_eq!(
+        forwarding(&gate),
+        "1\n",
+        "the new network needs the link of the old"
+    );
     far.until("the site answers still", |host| host.pings("192.168.20.7"));
     gate.terminate(0);
     assert_eq!(forwarding(&gate), "0\n");
