@@ -69,7 +69,7 @@ unit: setup
 
 integration: build
 	@$(CARGO) test $(RUST) --quiet --package meshd-os --package meshd
-	@$(PYTEST) tests/cli tests/shell tests/lab tests/roles
+	@$(PYTEST) tests/wheel tests/shell tests/cli tests/lab tests/roles
 
 molecule: build
 	@if [ "$$(id -u)" -eq 0 ]; then molecule/run; else echo "molecule: needs root for its systemd hosts, left out"; fi
