@@ -140,9 +140,9 @@ def check(run: Run) -> Mesh:
 
 def render(run: Run, folder: Path) -> Desired:
     """Write the bundles of all members; nobody is contacted. Their keys and addresses are kept: they are real."""
-    files = read(run)
-    desired = desire(files, {name: place for name, (_, place) in _roads(files).items()}, {})
-    with meshdir.run_lock(run.mesh):
+    with meshdir.run_lock(run.mesh):  # from before the reading: another run's new keys must not be overwritten
+        files = read(run)
+        desired = desire(files, {name: place for name, (_, place) in _roads(files).items()}, {})
         persist(run, files, desired.lock, desired.ring)
         bundledir.write(folder, desired.bundles.values())
     return desired

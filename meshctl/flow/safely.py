@@ -189,10 +189,12 @@ class _Doing:
             raise
         if not vitals:
             return Outcome(tuple(self._outcomes(hosts)))
+        vitals |= self._probe_others(hosts)
         judged = status.judge(self.mesh, vitals)
-        expected = tuple(link for link in judged.links if self._expected(link))
+        expected = [link for link in judged.links if self._expected(link)]
         waiting = len(judged.links) - len(expected)
-        return Outcome(tuple(self._outcomes(hosts)), replace(judged, links=expected), waiting)
+        probed = tuple(link for link in expected if link.a in vitals or link.b in vitals)
+        return Outcome(tuple(self._outcomes(hosts)), replace(judged, links=probed), waiting)
 
     def remove(self) -> list[HostOutcome]:
         hosts = [name for name, action in self.actions.items() if action is Action.REMOVE]
@@ -246,6 +248,11 @@ class _Doing:
         asked = [name for name in hosts if name not in self.errors or self._cut_off(name)]
         self.session.run.progress.phase("probe", tuple(asked))
         return self.session.ping(asked)
+
+    def _probe_others(self, hosts: Iterable[str]) -> dict[str, Vitals | HostError]:
+        """The members that nothing was done to: the other ends of the links that are shown."""
+        others = [name for name in self.session.roads if name in self.mesh.hosts and name not in hosts]
+        return self.session.ping([name for name in others if self._runs(name)])
 
     def _why_not(self, before: Mapping[str, set[str]], vitals: Mapping[str, Vitals | HostError]) -> tuple[str, ...]:
         """Reasons to go back: empty when all is well."""
