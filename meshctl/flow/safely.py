@@ -189,7 +189,6 @@ class _Doing:
             raise
         if not vitals:
             return Outcome(tuple(self._outcomes(hosts)))
-        vitals |= self._probe_others(hosts)
         judged = status.judge(self.mesh, vitals)
         expected = [link for link in judged.links if self._expected(link)]
         waiting = len(judged.links) - len(expected)
@@ -245,14 +244,14 @@ class _Doing:
         return isinstance(seen, Report) and seen.daemon is not None and seen.daemon.state == "running"
 
     def _probe(self, hosts: Iterable[str]) -> dict[str, Vitals | HostError]:
+        """The touched hosts, and with them the members that nothing was done to: the other ends of their links. All at
+        once, since only an end that knows the other's endpoint can wake a link whose other end has started anew.
+        """
         asked = [name for name in hosts if name not in self.errors or self._cut_off(name)]
+        asked += [name for name in self.session.roads if name in self.mesh.hosts and name not in self.actions]
+        asked = [name for name in asked if name in self.actions or self._runs(name)]
         self.session.run.progress.phase("probe", tuple(asked))
         return self.session.ping(asked)
-
-    def _probe_others(self, hosts: Iterable[str]) -> dict[str, Vitals | HostError]:
-        """The members that nothing was done to: the other ends of the links that are shown."""
-        others = [name for name in self.session.roads if name in self.mesh.hosts and name not in hosts]
-        return self.session.ping([name for name in others if self._runs(name)])
 
     def _why_not(self, before: Mapping[str, set[str]], vitals: Mapping[str, Vitals | HostError]) -> tuple[str, ...]:
         """Reasons to go back: empty when all is well."""
