@@ -11,7 +11,7 @@ use std::time::Duration;
 pub type Id = String;
 
 /// How long a controller that was told "go" has to report that NAME.conf is written.
-pub const GRACE: Duration = Duration::from_secs(10);
+pub const GRACE: Duration = Duration::from_secs(30);
 
 /// Where a mesh stands between two configurations. Instants are durations since boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
