@@ -40,7 +40,10 @@ SSHD = "mkdir -p /run/sshd && ssh-keygen -A && exec /usr/sbin/sshd -D -e"
 BOOT = {
     MACHINE: (["--systemd=always", "--no-hosts"], "mount --make-rshared / && exec /sbin/init"),
     CONTAINER: (["--systemd=always"], "exec /sbin/init"),
-    OPENRC: (["--systemd=false", "--tmpfs=/run:notmpcopyup", "--no-hosts"], f"mkdir -p /run/openrc && openrc default; {SSHD}"),
+    OPENRC: (
+        ["--systemd=false", "--tmpfs=/run:notmpcopyup", "--no-hosts"],
+        f"mkdir -p /run/openrc && openrc default; {SSHD}",
+    ),
     BARE: (["--systemd=false", "--tmpfs=/run:notmpcopyup"], SSHD),
 }
 
@@ -60,6 +63,11 @@ class Host:
         if check and done.returncode != 0:
             raise RuntimeError(f"{self.name}: exit {done.returncode} of: {script}\n{done.stdout}{done.stderr}")
         return done
+
+    def reaches(self, *names: str) -> None:
+        """An echo from each of these names, IPv4 or IPv6 as `-4` or `-6` before them says, within ten tries."""
+        for name in names:
+            self.run(f"for n in 1 2 3 4 5 6 7 8 9 10; do ping -c 1 -W 1 {name} && exit 0; done; exit 1")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ PASSWORD = "for-tests-only"
 
 SUITE = "bookworm"
 MIRROR = "http://deb.debian.org/debian"
-PACKAGES = "systemd,systemd-sysv,dbus,openssh-server,iproute2,iputils-ping,nftables,sudo,wireguard-tools,netcat-openbsd,openrc"
+PACKAGES = (
+    "systemd,systemd-sysv,dbus,openssh-server,iproute2,iputils-ping,nftables,sudo,wireguard-tools,netcat-openbsd,openrc"
+)
 
 SETUP = r"""
 set -eu

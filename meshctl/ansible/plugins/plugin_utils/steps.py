@@ -205,7 +205,7 @@ def remove(remote: Remote, name: str) -> Outcome:
     host = _host(look(remote, name), None)
     if host.uid != 0:
         raise Fault("no-root", "the remote user is not root")
-    if host.manifest is None and not host.active:
+    if host.manifest is None and not host.active and host.link != "ours":
         return Outcome()
     if remote.check:
         words = [

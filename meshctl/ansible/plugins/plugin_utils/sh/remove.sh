@@ -10,13 +10,19 @@ log=/dev/null
 
 changed() { echo "changed $1"; }
 
+meshd_remove() {
+    why=$(meshd remove "$name" 2>&1) || { echo "error service $why"; exit 1; }
+}
+
 if is_active; then
     # Before the service goes: the daemon takes its interface, routes and names back itself.
-    why=$(meshd remove "$name" 2>&1) || { echo "error service $why"; exit 1; }
+    meshd_remove
     service stop || { echo "error service mesh $name does not stop"; exit 1; }
     changed stopped
-elif [ -x /usr/local/bin/meshd ] && [ -e "/etc/meshd/$name.conf" ]; then
-    why=$(meshd remove "$name" 2>&1) || { echo "error service $why"; exit 1; }
+else
+    # One that fails over and over is not active either, and its manager holds the interface for it.
+    service stop
+    [ ! -x /usr/local/bin/meshd ] || [ ! -e "/etc/meshd/$name.conf" ] || meshd_remove
 fi
 if [ "$init" != none ] && is_enabled; then
     service disable
