@@ -39,6 +39,7 @@ class Screen:
 
     def data(self, lines: Iterable[Line]) -> None:
         """Lines of the answer, on stdout."""
+        self.close()
         self._write(sys.stdout, lines)
 
     def text(self, text: str) -> None:
@@ -53,6 +54,7 @@ class Screen:
 
     def talk(self, lines: Iterable[Line]) -> None:
         """Lines about the answer, on stderr."""
+        self.close()
         self._write(sys.stderr, lines)
 
     def say(self, text: str) -> None:
@@ -149,7 +151,6 @@ class Screen:
         return "\n".join([head, *rows])
 
     def _write(self, stream: TextIO, lines: Iterable[Line]) -> None:
-        self.close()
         coloured = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         for parts in lines:
             clean = ((style, _CONTROL.sub("?", text)) for style, text in parts)
@@ -163,11 +164,17 @@ def _paint(style: str, text: str) -> str:
 
 
 def _live(picture: str) -> Live:
+    """A picture on stderr. rich would put itself in the place of stdout too, which is data and may be a file."""
     from rich.console import Console
     from rich.live import Live
 
     live = Live(
-        picture, console=Console(stderr=True, highlight=False, markup=False), transient=True, auto_refresh=False
+        picture,
+        console=Console(stderr=True, highlight=False, markup=False),
+        transient=True,
+        auto_refresh=False,
+        redirect_stdout=False,
+        redirect_stderr=False,
     )
     live.start(refresh=True)
     return live
