@@ -60,23 +60,29 @@ def run(words: list[str], screen: Screen) -> int:
 
 def _usage(error: click.ClickException) -> Failed:
     """click's complaint in our words (MESSAGES.md): no capital, no full stop, and where to look."""
-    what = error.format_message().rstrip(".")
+    what = " ".join(error.format_message().split())  # choices stand a line each
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "meshctl"
-    what, _, near = what.partition(" (Did you mean ")
+    what, _, near = (part.strip("(. ") for part in what.partition("Did you mean "))
     hint = f"did you mean {near.rstrip('?)')}?" if near else f"{path} --help"
-    return Failed(what[:1].lower() + what[1:].rstrip("."), hint, "usage")
+    return Failed(what[:1].lower() + what[1:], hint, "usage")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(VERSION, message="meshctl %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context, /) -> int:
     """One YAML file describes a private mesh; `meshctl apply` makes it so on every host over SSH.
 
     \b
     meshctl init prod a=root@a.example.com b=root@b.example.com
     meshctl trust && meshctl apply
     """
+    return options.help_instead(context)
 
 
 @cli.command()
@@ -313,7 +319,7 @@ def schema(screen: Screen, /, as_json: bool) -> int:
 
 
 @cli.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", metavar="SHELL", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_obj
 def completion(screen: Screen, /, shell: str) -> int:
     """Print the completion script of a shell.

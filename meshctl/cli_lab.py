@@ -10,13 +10,15 @@ from meshctl import options
 from meshctl.screen import Screen
 
 
-@click.group()
-def lab() -> None:
+@click.group(invoke_without_command=True, subcommand_metavar="COMMAND [ARGS]...")
+@click.pass_context
+def lab(context: click.Context, /) -> int:
     """Rehearse a mesh on this machine: a throw-away host for each host of the file. Needs Linux and root.
 
     \b
     meshctl lab up && meshctl apply --lab --yes && meshctl lab exec a -- ping -c1 b
     """
+    return options.help_instead(context)
 
 
 @lab.command("up")

@@ -73,6 +73,15 @@ def contact(command: F) -> F:
     return yes(limit(command))
 
 
+def help_instead(context: click.Context) -> int:
+    """What a group does when no command of it was named: show its help, and fail, since nothing was done."""
+    if context.invoked_subcommand is not None:
+        return 0
+    screen: Screen = context.obj
+    screen.talk((("", line),) for line in context.get_help().splitlines())
+    return 1
+
+
 def run_of(screen: Screen, file: Path | None, given: Given) -> Run:
     """The Run that the options describe; asks for the passwords that are to be asked for."""
     from meshctl.core.keys import Secret
