@@ -155,16 +155,26 @@ def _member(bundle: Bundle, report: Report, names: Mapping[PublicKey, str], rele
     if daemon is None or (not daemon.conf.text and not daemon.running.text):
         changes: tuple[Change, ...] = tuple(_creation(desired, report, names, release))
         return HostPlan(report.host, Action.CREATE, changes, errors)
-    applied = report.manifest is not None and report.manifest.conf_sha256 == bundle.conf_sha256
     changes = (
         *_release_changes(report, release),
         *_state_changes(bundle.name, report, daemon),
-        *_configuration_changes(bundle, desired, daemon, names, applied=applied),
+        *_configuration_changes(bundle, desired, daemon, names, applied=_applied(bundle, report)),
     )
     if not changes:
         return HostPlan(report.host, Action.NONE, errors=errors)
     drifted = all(c.drift for c in changes)
     return HostPlan(report.host, Action.DRIFT if drifted else Action.CHANGE, changes, errors)
+
+
+def _applied(bundle: Bundle, report: Report) -> bool:
+    """Whether this configuration was confirmed on the host once, so that what differs from it was changed by hand.
+
+    The manifest follows what was staged last; what is staged still was taken back before it was confirmed.
+    """
+    manifest = report.manifest
+    if manifest is None or manifest.conf_sha256 != bundle.conf_sha256:
+        return False
+    return report.daemon is None or report.daemon.staged_id != manifest.conf_id
 
 
 def _leaver(mesh_name: str, report: Report) -> HostPlan:

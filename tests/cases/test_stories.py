@@ -11,6 +11,7 @@ import pytest
 from core.made import World, observed, world
 
 from meshctl.core import bundle, plan, planjson, report
+from meshctl.core.bundle import Bundle
 from meshctl.core.errors import HostError
 from meshctl.core.report import Configured, Report
 
@@ -54,8 +55,19 @@ def _situation(story: Path) -> tuple[World, dict[str, Report | HostError]]:
             what = (story / f"{name}.silent").read_text().strip()
             reports[name] = HostError(name, "unreachable", what, f"try ssh {name}")
         else:
-            reports[name] = report.parse(name, _output(story, name, made.get(name, plan.fresh(name))))
+            seen = made.get(name, plan.fresh(name))
+            if (story / f"{name}.staged").exists():
+                seen = _staged(seen, now.bundles[name])
+            reports[name] = report.parse(name, _output(story, name, seen))
     return now, reports
+
+
+def _staged(seen: Report, wanted: Bundle) -> Report:
+    """The report of a host on which this bundle was staged, and rolled back if it was switched."""
+    assert seen.manifest is not None
+    assert seen.daemon is not None
+    manifest = replace(seen.manifest, conf_id=wanted.id, conf_sha256=wanted.conf_sha256)
+    return replace(seen, manifest=manifest, daemon=replace(seen.daemon, staged_id=wanted.id))
 
 
 def _output(story: Path, name: str, seen: Report) -> str:
