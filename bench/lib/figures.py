@@ -14,6 +14,8 @@ from typing import Any
 from .pair import Pair
 
 GB = 1e9
+# Linux's default, whatever this machine's is: what waits under load is the congestion control's doing.
+CUBIC = ("-C", "cubic")
 Values = dict[str, float]
 
 
@@ -46,7 +48,7 @@ def _wait_listening(pair: Pair, port: int) -> None:
 def _tcp(name: str, *options: str) -> Callable[[Pair, int], Values]:
     def take(pair: Pair, seconds: int) -> Values:
         before = pair.usage()
-        received = _iperf(pair, seconds, *options)["sum_received"]
+        received = _iperf(pair, seconds, *CUBIC, *options)["sum_received"]
         after = pair.usage()
         volume = received["bytes"] / GB
         values = {
@@ -62,9 +64,12 @@ def _tcp(name: str, *options: str) -> Callable[[Pair, int], Values]:
 
 
 def _udp(size: int) -> Callable[[Pair, int], Values]:
+    """Received packets. The receiver's buffer is large: with the default one a merged run of packets overflows it, and the
+    figure is that of the receiver."""
+
     def take(pair: Pair, seconds: int) -> Values:
         before = pair.usage()
-        end = _iperf(pair, seconds, "-u", "-b", "0", "-l", str(size))
+        end = _iperf(pair, seconds, "-u", "-b", "0", "-l", str(size), "-w", "4M")
         after = pair.usage()
         got = end["sum_received"]
         packets = got["packets"] - got["lost_packets"]
@@ -89,15 +94,18 @@ def _ping_idle(pair: Pair, seconds: int) -> Values:
     return {"ping_p50_us": statistics.median(times), "ping_p99_us": times[int(len(times) * 0.99)]}
 
 
-def _ping_loaded(pair: Pair, seconds: int) -> Values:
-    server = pair.spawn(1, ["iperf3", "-s", "-1", "-p", "5998"])
-    _wait_listening(pair, 5998)
-    load = pair.spawn(0, ["iperf3", "-c", pair.far, "-p", "5998", "-t", str(seconds + 1)])
-    time.sleep(0.7)
-    times = _pings(pair, 100 * seconds, 0.01)
-    load.wait(seconds + 5)
-    server.wait(5)
-    return {"ping_loaded_p50_us": statistics.median(times), "ping_loaded_p99_us": times[int(len(times) * 0.99)]}
+def _ping_loaded(name: str, *options: str) -> Callable[[Pair, int], Values]:
+    def take(pair: Pair, seconds: int) -> Values:
+        server = pair.spawn(1, ["iperf3", "-s", "-1", "-p", "5998"])
+        _wait_listening(pair, 5998)
+        load = pair.spawn(0, ["iperf3", "-c", pair.far, "-p", "5998", "-t", str(seconds + 1), *options])
+        time.sleep(0.7)
+        times = _pings(pair, 100 * seconds, 0.01)
+        load.wait(seconds + 5)
+        server.wait(5)
+        return {f"{name}_p50_us": statistics.median(times), f"{name}_p99_us": times[int(len(times) * 0.99)]}
+
+    return take
 
 
 def _start(pair: Pair, _seconds: int) -> Values:
@@ -135,7 +143,8 @@ ALL = {
         Figure("udp64", _udp(64)),
         Figure("udp1372", _udp(1372)),
         Figure("ping", _ping_idle),
-        Figure("loaded", _ping_loaded),
+        Figure("loaded", _ping_loaded("ping_loaded", *CUBIC)),
+        Figure("loaded_bbr", _ping_loaded("ping_loaded_bbr", "-C", "bbr")),
         Figure("start", _start, needs_daemon=True),
         Figure("many", _many, needs_daemon=True),
         Figure("size", _size, needs_daemon=True, once=True),

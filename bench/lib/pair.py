@@ -34,8 +34,9 @@ class Usage:
 class Pair:
     """`with Pair(daemon) as pair:` both ends up, first handshake done (unless the daemon is the bare veth)."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, plain: bool = False) -> None:
         self.daemon = daemon
+        self.plain = plain
         self.ends = (f"mb{os.getpid()}a", f"mb{os.getpid()}b")
         # The directory of the UAPI sockets is shared by all namespaces, so the two interfaces have different names.
         self.links = self.ends
@@ -139,6 +140,9 @@ class Pair:
         for end, link, address in zip(self.ends, ("va", "vb"), ("10.77.0.1/24", "10.77.0.2/24"), strict=True):
             _ip("-n", end, "addr", "add", address, "dev", link)
             _ip("-n", end, "link", "set", link, "up")
+            if self.plain:
+                off = [word for feature in ("tso", "gso", "gro", "tx-udp-segmentation") for word in (feature, "off")]
+                _ip("netns", "exec", end, "ethtool", "-K", link, *off)
         if not self.daemon.is_bare:
             self._tunnel()
 
