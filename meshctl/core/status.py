@@ -2,12 +2,13 @@
 
 A link is alive when an end had an answer through it and the other doesn't say otherwise; down when an end got none;
 new when it has never shaken hands and nobody has probed it yet; unknown when neither end could be asked. The newest
-handshake and the shortest round trip of the two ends count: both measure the same link.
+handshake and the shortest round trip of the two ends count: both measure the same link. A link that is alive by its
+handshake alone has a reason all the same: that no ping was answered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -99,6 +100,8 @@ def _link(mesh: Mesh, link: Pair, vitals: Mapping[str, Vitals | HostError]) -> L
     told = [
         f"{n}: {end.reason}" for n, end in zip(link, seen, strict=True) if isinstance(end, PeerVitals) and end.reason
     ]
+    if state is State.ALIVE:
+        told = list(_unanswered(link, seen))
     # one end counts the bytes of both directions; the first that answered is as good as the other
     return LinkStatus(
         a,
@@ -109,8 +112,23 @@ def _link(mesh: Mesh, link: Pair, vitals: Mapping[str, Vitals | HostError]) -> L
         loss=max((end.loss for end in ends if end.loss is not None), default=None),
         rx_bytes=ends[0].rx_bytes,
         tx_bytes=ends[0].tx_bytes,
-        reason="; ".join([*reasons, *told]) or None if state is not State.ALIVE else None,
+        reason="; ".join([*reasons, *told]) or None,
     )
+
+
+def _unanswered(link: Pair, seen: tuple[PeerVitals | str | None, ...]) -> Iterator[str]:
+    """What is to be known of a link that is alive although it lost every ping of an end.
+
+    A firewall that drops pings and a tunnel that carries handshakes alone look the same from here, and a handshake is
+    enough to be alive (contracts §5): this is said beside the state, and isn't counted as trouble.
+    """
+    silent = [
+        peer
+        for peer, end in zip(reversed(link), seen, strict=True)
+        if isinstance(end, PeerVitals) and end.loss == 1.0 and end.rtt_ms is None
+    ]
+    if silent:
+        yield f"{' and '.join(sorted(silent))} answered no ping through the tunnel: check the firewall there"
 
 
 def _seen(mesh: Mesh, name: str, peer: str, vitals: Mapping[str, Vitals | HostError]) -> PeerVitals | str | None:

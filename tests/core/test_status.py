@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from meshctl import views
 from meshctl.core import status
 from meshctl.core.errors import HostError
 from meshctl.core.report import PeerVitals, Vitals
@@ -69,6 +70,23 @@ def test_the_best_of_both_ends_is_told() -> None:
 def test_reasons_name_who_gave_them() -> None:
     found = link(vitals("a", alive=False, reason="no answer from 192.0.2.1:51820"), vitals("b", alive=False))
     assert found.reason == "a: no answer from 192.0.2.1:51820"
+
+
+def test_a_link_that_lost_every_ping_is_alive_and_says_so() -> None:
+    lost, fine = {"alive": True, "loss": 1.0}, {"alive": True, "loss": 0.0, "rtt_ms": 2.0}
+    found = link(vitals("a", **lost), vitals("b", **fine))
+    assert (found.state, found.loss, found.rtt_ms) == (State.ALIVE, 1.0, 2.0)
+    assert found.reason == "b answered no ping through the tunnel: check the firewall there"
+    for both in (link(vitals("a", **lost), vitals("b", **lost)), link(vitals("a", **lost), SILENT)):
+        assert (both.state, both.rtt_ms) == (State.ALIVE, None)
+        assert both.reason is not None
+    row = "".join(text for _, text in list(views.links(status.judge(MESH, {"a": vitals("a", **lost)})))[1])
+    assert "=  alive" in row
+    assert "100% lost  b answered no ping" in row
+
+
+def test_a_ping_that_was_lost_is_no_reason() -> None:
+    assert link(vitals("a", alive=True, loss=0.5, rtt_ms=2.0), SILENT).reason is None
 
 
 def test_a_peer_that_is_not_there_is_down_with_a_hint() -> None:
