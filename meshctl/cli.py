@@ -168,7 +168,7 @@ def trust(screen: Screen, /, words: tuple[str, ...], replace: bool, yes: bool, a
 
 @cli.command()
 @options.file
-@options.contact
+@options.look
 @options.vault
 @options.as_json
 @click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 when there are changes pending.")
@@ -196,7 +196,7 @@ def plan(screen: Screen, /, file: Path | None, as_json: bool, detailed_exitcode:
 
 @cli.command()
 @options.file
-@options.contact
+@options.change
 @options.vault
 @options.as_json
 @click.pass_obj
@@ -212,7 +212,7 @@ def apply(screen: Screen, /, file: Path | None, yes: bool, as_json: bool, **give
 
 @cli.command()
 @options.file
-@options.contact
+@options.change
 @options.as_json
 @click.option("--forget", is_flag=True, help="Give up hosts that left mesh.yaml and can't be reached.")
 @click.pass_obj
@@ -229,7 +229,7 @@ def remove(screen: Screen, /, file: Path | None, yes: bool, as_json: bool, **giv
 
 @cli.command()
 @options.file
-@options.contact
+@options.look
 @options.as_json
 @click.pass_obj
 def status(screen: Screen, /, file: Path | None, as_json: bool, **given: options.Value) -> int:
@@ -243,7 +243,7 @@ def status(screen: Screen, /, file: Path | None, as_json: bool, **given: options
 
 @cli.command()
 @options.file
-@options.contact
+@options.look
 @options.as_json
 @click.pass_obj
 def verify(screen: Screen, /, file: Path | None, as_json: bool, **given: options.Value) -> int:
@@ -393,7 +393,7 @@ def _status(screen: Screen, file: Path | None, *, as_json: bool, given: options.
     if as_json:
         screen.json(judged.to_json(found))
     else:
-        screen.data(views.status(found))
+        screen.data(views.status(found, lab=bool(given["lab"])))
     if any(host.error for host in found.hosts):
         return _SOME_FAILED
     return 1 if strict and not found.healthy else 0

@@ -54,12 +54,21 @@ def limit(command: F) -> F:
     )(command)
 
 
-def yes(command: F) -> F:
-    return click.option("--yes", "-y", is_flag=True, help="Don't ask.")(command)
+def yes(command: F, *, hidden: bool = False) -> F:
+    return click.option("--yes", "-y", is_flag=True, hidden=hidden, help="Don't ask.")(command)
 
 
-def contact(command: F) -> F:
-    """What every command that contacts hosts takes."""
+def change(command: F) -> F:
+    """What a command takes that asks, and then changes hosts."""
+    return yes(_contact(command))
+
+
+def look(command: F) -> F:
+    """What a command takes that looks at hosts. It asks nothing, and takes --yes as all that contact hosts do."""
+    return yes(_contact(command), hidden=True)
+
+
+def _contact(command: F) -> F:
     for option in (
         click.option("--lab", is_flag=True, help="Work on the hosts of `meshctl lab up`, not on the real ones."),
         click.option("--ask-become-pass", "-K", is_flag=True, help="Ask for the password of sudo."),
@@ -70,7 +79,7 @@ def contact(command: F) -> F:
         ),
     ):
         command = option(command)
-    return yes(limit(command))
+    return limit(command)
 
 
 def help_instead(context: click.Context) -> int:

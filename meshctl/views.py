@@ -99,10 +99,10 @@ def links(status: Status) -> Iterator[Line]:
         yield (("", f"{name}  {glyph} "), (styles.get(cells[1], ""), f" {state}"), ("", f"  {tail}"))
 
 
-def status(status: Status) -> Iterator[Line]:
-    """Hosts that have something to say, and every link."""
+def status(status: Status, *, lab: bool = False) -> Iterator[Line]:
+    """Hosts that have something to say, and every link. `lab` says that hints are about the lab's hosts."""
     for host in status.hosts:
-        yield from _host_status(host)
+        yield from _host_status(host, "meshctl apply --lab" if lab else "meshctl apply")
     if status.links:
         yield from links(status)
     for finding in status.findings:
@@ -262,14 +262,14 @@ def _host_outcome(host: HostOutcome, width: int) -> Iterator[Line]:
     yield from _hint(host.error.hint if host.error else None)
 
 
-def _host_status(host: HostStatus) -> Iterator[Line]:
+def _host_status(host: HostStatus, apply: str) -> Iterator[Line]:
     about = "  ".join(filter(None, (host.owner, host.note)))
     if host.error is not None:
         yield (("error", "! "), ("bold", host.host), ("", f"  {host.error.what}"))
         yield from _hint(host.error.hint)
     elif host.state is not None and host.state != "running":
         yield (("error", "! "), ("bold", host.host), ("", f"  meshd is {host.state}"))
-        yield from _hint("meshctl apply")
+        yield from _hint(apply)
     elif about:
         yield (("dim", "= "), ("bold", host.host), ("", f"  {about}"))
     for note in host.notes:

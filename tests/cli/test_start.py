@@ -60,3 +60,10 @@ def test_hosts_are_completed_from_the_file(tmp_path: Path) -> None:
         [sys.executable, "-m", "meshctl"], cwd=tmp_path, env={**os.environ, **words}, capture_output=True, check=True
     )
     assert done.stdout == b"plain,alpha\n"
+
+
+@pytest.mark.parametrize("name", ["trust", "plan", "apply", "remove", "status", "verify"])
+def test_whoever_contacts_hosts_takes_yes_and_offers_it_where_something_is_asked(name: str) -> None:
+    (option,) = [param for param in cli.commands[name].params if param.name == "yes"]
+    assert isinstance(option, click.Option)
+    assert option.hidden == (name in ("plan", "status", "verify"))

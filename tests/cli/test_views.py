@@ -1,0 +1,16 @@
+"""Views that take a fault to be seen: what they say of it, line by line."""
+
+from __future__ import annotations
+
+from meshctl import views
+from meshctl.core.status import HostStatus, Status
+
+
+def _text(status: Status, *, lab: bool) -> list[str]:
+    return ["".join(text for _, text in line) for line in views.status(status, lab=lab)]
+
+
+def test_the_hint_of_a_stopped_daemon_is_about_the_hosts_that_were_asked() -> None:
+    stopped = Status("prod", (HostStatus("a", state="down"),), ())
+    assert _text(stopped, lab=False) == ["! a  meshd is down", "  hint: meshctl apply"]
+    assert _text(stopped, lab=True) == ["! a  meshd is down", "  hint: meshctl apply --lab"]
