@@ -132,7 +132,7 @@ def check(screen: Screen, /, file: Path | None, as_json: bool, **given: options.
     return 0
 
 
-@cli.command()
+@cli.command(short_help="Pin the hosts' SSH keys in mesh.lock.")
 @click.argument("words", nargs=-1, metavar="[FILE] [HOST]...")
 @click.option("--replace", is_flag=True, help="Ask the named hosts anew, whatever is pinned.")
 @options.yes
@@ -194,7 +194,7 @@ def plan(screen: Screen, /, file: Path | None, as_json: bool, detailed_exitcode:
     return _CHANGES if detailed_exitcode and (planned.touched or planned.forget) else 0
 
 
-@cli.command()
+@cli.command(short_help="Make the mesh as mesh.yaml says, or put all back.")
 @options.file
 @options.change
 @options.vault
@@ -210,7 +210,7 @@ def apply(screen: Screen, /, file: Path | None, yes: bool, as_json: bool, **give
     return _change(screen, file, given, yes=yes, as_json=as_json, removing=False)
 
 
-@cli.command()
+@cli.command(short_help="Take the mesh off the hosts.")
 @options.file
 @options.change
 @options.as_json
@@ -241,7 +241,7 @@ def status(screen: Screen, /, file: Path | None, as_json: bool, **given: options
     return _status(screen, file, as_json=as_json, given=given, strict=False)
 
 
-@cli.command()
+@cli.command(short_help="As status, and fail unless all is alive.")
 @options.file
 @options.look
 @options.as_json
@@ -255,7 +255,7 @@ def verify(screen: Screen, /, file: Path | None, as_json: bool, **given: options
     return _status(screen, file, as_json=as_json, given=given, strict=True)
 
 
-@cli.command()
+@cli.command(short_help="Write each host's bundle into a folder.")
 @click.argument("words", nargs=-1, metavar="[FILE] DIR")
 @options.vault
 @options.as_json
@@ -336,7 +336,7 @@ def completion(screen: Screen, /, shell: str) -> int:
     return 0
 
 
-@cli.command()
+@cli.command(short_help="Print the version and the daemons it carries.")
 @options.as_json
 @click.pass_obj
 def version(screen: Screen, /, as_json: bool) -> int:

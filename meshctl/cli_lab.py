@@ -10,7 +10,11 @@ from meshctl import options
 from meshctl.screen import Screen
 
 
-@click.group(invoke_without_command=True, subcommand_metavar="COMMAND [ARGS]...")
+@click.group(
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
+    short_help="Rehearse a mesh on throw-away hosts on this machine.",
+)
 @click.pass_context
 def lab(context: click.Context, /) -> int:
     """Rehearse a mesh on this machine: a throw-away host for each host of the file. Needs Linux and root.
@@ -43,7 +47,9 @@ def lab_up(screen: Screen, /, file: Path | None, as_json: bool) -> int:
     return 0
 
 
-@lab.command("exec", context_settings={"ignore_unknown_options": True})
+@lab.command(
+    "exec", short_help="Run a command on a host of the lab.", context_settings={"ignore_unknown_options": True}
+)
 @click.option("--file", type=click.Path(path_type=Path), help="The mesh's file, if it isn't ./mesh.yaml.")
 @click.argument("host")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)

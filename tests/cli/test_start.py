@@ -67,3 +67,17 @@ def test_whoever_contacts_hosts_takes_yes_and_offers_it_where_something_is_asked
     (option,) = [param for param in cli.commands[name].params if param.name == "yes"]
     assert isinstance(option, click.Option)
     assert option.hidden == (name in ("plan", "status", "verify"))
+
+
+@pytest.mark.parametrize("group", ["", "lab"])
+def test_no_summary_is_cut(group: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "meshctl", *group.split(), "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+    summaries = done.stdout.partition("Commands:")[2].splitlines()[1:]
+    assert summaries
+    assert [summary for summary in summaries if not summary.endswith(".") or summary.endswith("...")] == []
