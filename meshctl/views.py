@@ -271,7 +271,7 @@ def _host_status(host: HostStatus, apply: str) -> Iterator[Line]:
         yield (("error", "! "), ("bold", host.host), ("", f"  meshd is {host.state}"))
         yield from _hint(apply)
     elif about:
-        yield (("dim", "= "), ("bold", host.host), ("", f"  {about}"))
+        yield (("bold", f"{host.host}: "), ("", about))
     for note in host.notes:
         yield (("change", "~ "), ("bold", host.host), ("", f"  {note}"))
 

@@ -14,3 +14,15 @@ def test_the_hint_of_a_stopped_daemon_is_about_the_hosts_that_were_asked() -> No
     stopped = Status("prod", (HostStatus("a", state="down"),), ())
     assert _text(stopped, lab=False) == ["! a  meshd is down", "  hint: meshctl apply"]
     assert _text(stopped, lab=True) == ["! a  meshd is down", "  hint: meshctl apply --lab"]
+
+
+def test_what_the_file_says_of_a_host_is_no_result() -> None:
+    known = Status(
+        "prod",
+        (
+            HostStatus("a"),
+            HostStatus("c", state="running", owner="Ada", note="the rack"),
+        ),
+        (),
+    )
+    assert _text(known, lab=False) == ["c: Ada  the rack"]
