@@ -18,7 +18,6 @@ PASSWORD = "for-tests-only"
 """The login and sudo password of `deputy`; such hosts live on a network of this machine only."""
 
 SUITE = "bookworm"
-MIRROR = "http://deb.debian.org/debian"
 PACKAGES = (
     "systemd,systemd-sysv,dbus,openssh-server,iproute2,iputils-ping,nftables,sudo,wireguard-tools,netcat-openbsd,openrc"
 )
@@ -69,7 +68,7 @@ def ensure(work: Path) -> str:
 def _make(tree: Path, name: str) -> None:
     tree.chmod(0o755)  # it becomes "/"; mkdtemp's 0700 would lock every user but root out
     subprocess.run(
-        ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(tree), MIRROR],
+        ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(tree)],
         check=True,
         stdout=subprocess.DEVNULL,
     )
