@@ -64,8 +64,8 @@ def _tcp(name: str, *options: str) -> Callable[[Pair, int], Values]:
 
 
 def _udp(size: int) -> Callable[[Pair, int], Values]:
-    """Received packets. The receiver's buffer is large: a merged run of packets overflows the default one, and the figure
-    would be that of the receiver.
+    """Received packets. The receiver's buffer is large: a merged run of packets overflows the default one, and the
+    figure would be that of the receiver.
     """
 
     def take(pair: Pair, seconds: int) -> Values:
