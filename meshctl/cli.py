@@ -129,6 +129,8 @@ def check(screen: Screen, /, file: Path | None, as_json: bool, **given: options.
         screen.json({"schema": 1, "mesh": mesh.name, "problems": [], "findings": findings})
     else:
         screen.data(views.mesh(mesh, str(run.mesh.yaml)))
+    if river.keys_stay_shut(run):
+        screen.talk(views.unopened(str(run.mesh.keys)))
     return 0
 
 

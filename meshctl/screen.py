@@ -106,11 +106,15 @@ class Screen:
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     def password(self, prompt: str) -> str:
-        """A password, typed unseen; from a pipe its first line."""
+        """A password, typed unseen; from a pipe its first line. Failed when there is neither."""
         self.close()
         if sys.stdin.isatty():
             return getpass.getpass(f"{prompt}: ")
-        return sys.stdin.readline().rstrip("\n")
+        line = sys.stdin.readline()
+        if not line:
+            hint = "name a file that holds it: --vault-password-file FILE, --become-password-file FILE"
+            raise Failed(f"there is nobody to ask for the {prompt}", hint, "nobody")
+        return line.rstrip("\n")
 
     # Progress
 

@@ -123,6 +123,12 @@ def mesh(mesh: Mesh, file: str) -> Iterator[Line]:
     )
 
 
+def unopened(keys: str) -> Iterator[Line]:
+    """What `check` left out."""
+    yield line(f"{keys} is encrypted and was not looked at")
+    yield from _hint("give its password: --ask-vault-pass or --vault-password-file FILE")
+
+
 def fingerprints(shown: Sequence[Shown]) -> Iterator[Line]:
     """Keys for a person to compare with what `ssh-keygen -lf /etc/ssh/ssh_host_…_key.pub` prints on the host."""
     width = max((len(key.host) for key in shown), default=0)

@@ -130,10 +130,14 @@ def persist(run: Run, files: Files, locked: Lock, ring: KeyRing) -> None:
         meshdir.write(run.mesh.lock, lock.format(locked))
 
 
+def keys_stay_shut(run: Run) -> bool:
+    """Whether mesh.keys is encrypted and no password is given for it."""
+    return keyring.is_encrypted(run.mesh.keys) and not run.vault.given
+
+
 def check(run: Run) -> Mesh:
     """Everything that can be known without contacting anybody; encrypted keys are opened if a password is given."""
-    locked_up = keyring.is_encrypted(run.mesh.keys) and not run.vault.given
-    files = read(run, secrets=not locked_up)
+    files = read(run, secrets=not keys_stay_shut(run))
     places = {name: place for name, (_, place) in _roads(files).items()} if sshconfig.available() else {}
     return meant(files, places)[0]
 
