@@ -195,8 +195,8 @@ mod tests {
     fn good_links_give_time_to_write() {
         let mut safe = switched();
         safe.hold(at(159));
-        assert!(!safe.is_due(at(168)));
-        assert!(safe.is_due(at(169)));
+        assert!(!safe.is_due(at(188)));
+        assert!(safe.is_due(at(189)));
         let mut early = switched();
         early.hold(at(101));
         assert_eq!(
