@@ -150,3 +150,39 @@ pub fn flow_hash(packet: &[u8]) -> u32 {
     }
     (hash >> 32) as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn udp(from: u8, port: u8, payload: u8) -> Vec<u8> {
+        let mut packet = vec![0x45, 0, 0, 29, payload, 0, 0, 0, 64, UDP, 0, 0];
+        packet.extend([10, 0, 0, from, 10, 0, 0, 2]);
+        packet.extend([port, 1, 0, 53, 0, 9, 0, 0, payload]);
+        packet
+    }
+
+    #[test]
+    fn a_flow_has_one_number_and_flows_rarely_share_one() {
+        assert_eq!(flow_hash(&udp(1, 1, 1)), flow_hash(&udp(1, 1, 2)));
+        let all = (0..=255).flat_map(|from| (0..=255).map(move |port| (from, port)));
+        let mut low: Vec<_> = all
+            .map(|(from, port)| flow_hash(&udp(from, port, 0)) % 256)
+            .collect();
+        low.sort_unstable();
+        let largest = low.chunk_by(|a, b| a == b).map(<[u32]>::len).max();
+        assert!(largest < Some(400), "of 256 on average: {largest:?}");
+    }
+
+    #[test]
+    fn what_has_no_ports_is_told_apart_by_its_addresses() {
+        let mut fragments = [udp(1, 1, 0), udp(1, 2, 0), udp(3, 1, 0)];
+        for packet in &mut fragments {
+            packet[6] = 0x20;
+        }
+        let [a, b, c] = fragments.map(|packet| flow_hash(&packet));
+        assert_eq!(a, b, "the ports of a fragment aren't looked at");
+        assert_ne!(a, c);
+        assert_eq!(flow_hash(&[]), flow_hash(&[0x45, 1]), "broken ones share");
+    }
+}
