@@ -21,6 +21,20 @@ if TYPE_CHECKING:
     from ruamel.yaml.nodes import Node
 
 _MOST_NODES = 200_000  # a mesh of 1000 hosts has about 10,000
+_HINTS = (  # words of ruamel.yaml's complaints (its scanner.py, parser.py, composer.py and reader.py), the first counts
+    ("'\\t'", "indent with spaces"),
+    ("cannot start any token", "put the value in quotes"),
+    ("the node content", "put the value in quotes"),
+    ("flow sequence", "close the brackets"),
+    ("flow mapping", "close the braces"),
+    ("unexpected end of stream", "close the quotes"),
+    ("mapping values are not allowed", "write one KEY: value a line; put a value that holds a colon in quotes"),
+    ("parsing a block", "indent the lines that belong together alike"),
+    ("undefined alias", "write &NAME before what it stands for, and above it"),
+    ("single document", "keep one document, without --- between"),
+    ("escape character", "write the backslash twice, or use single quotes"),
+    ("special characters", "delete the control characters"),
+)
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -52,7 +66,7 @@ def parse(text: bytes, shown: str) -> Tree:
         raise Invalid([_syntax(error, shown)]) from error
     except YAMLError as error:
         what = str(error).splitlines()[0].rstrip(".")
-        raise Invalid([Problem(what, Where(shown), code="yaml")]) from error
+        raise Invalid([Problem(what, Where(shown), _hint(what), "yaml")]) from error
     return Scalar(None, "", 1, 1) if node is None else _Reader(shown).tree(node)
 
 
@@ -60,8 +74,15 @@ def _syntax(error: MarkedYAMLError, shown: str) -> Problem:
     """The parser's complaint at its place: the place of the problem, else where the construct began."""
     mark = error.problem_mark or error.context_mark
     what = " ".join(filter(None, [error.context, error.problem])) or "this is not YAML"
-    hint = "indent with spaces" if "'\\t'" in what else None
+    hint, began = _hint(what), error.context_mark
+    if began and mark and began.line < mark.line and hint.startswith("close "):
+        hint += f" that line {began.line + 1} opens"
     return Problem(what, Where(shown, mark.line + 1, mark.column + 1) if mark else Where(shown), hint, "yaml")
+
+
+def _hint(what: str) -> str:
+    """The way out of a complaint of the parser, known by its words."""
+    return next((hint for words, hint in _HINTS if words in what), "check the indentation and the quotes there")
 
 
 class _Reader:

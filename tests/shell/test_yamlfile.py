@@ -77,3 +77,29 @@ def test_a_bomb_of_aliases_is_refused() -> None:
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
     with pytest.raises(Invalid, match="beyond reason"):
         parse("\n".join(lines).encode(), "f")
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        (b"a:\n\tb: 1", "indent with spaces"),
+        (b"a: [1, 2", "close the brackets"),
+        (b"a: [1\nb: 2", "close the brackets that line 1 opens"),
+        (b"a: {b: 1\nc: 2", "close the braces that line 1 opens"),
+        (b"a: 'x\nb: 1", "close the quotes that line 1 opens"),
+        (b"a: b: c", "write one KEY: value a line; put a value that holds a colon in quotes"),
+        (b"a: @x", "put the value in quotes"),
+        (b"a: }", "put the value in quotes"),
+        (b"h:\n  a: x\n b: y", "indent the lines that belong together alike"),
+        (b"- a\nb: 1", "indent the lines that belong together alike"),
+        (b"a: *x", "write &NAME before what it stands for, and above it"),
+        (b"a: 1\n---\nb: 2", "keep one document, without --- between"),
+        (b'a: "\\q"', "write the backslash twice, or use single quotes"),
+        (b"a: \x01", "delete the control characters"),
+        (b"&a &b c", "check the indentation and the quotes there"),
+    ],
+)
+def test_every_fault_of_the_syntax_has_a_hint(text: bytes, hint: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        parse(text, "f")
+    assert [problem.hint for problem in caught.value.problems] == [hint]
