@@ -263,16 +263,18 @@ class _Doing:
                 why.append(f"{name} does not answer over a fresh connection: {seen.what}")
             elif name not in self.switched and self._cut_off(name):
                 why.append(f"{name} was cut off while it switched: {self.errors[name].what}")
-        for name in self.switched:
+        for name in sorted(self.switched):
             seen = vitals[name]
             if isinstance(seen, HostError):
                 continue
             if seen.state != "running":
                 why.append(f"meshd on {name} is {seen.state} after the switch")
-            for peer in seen.peers:
-                if peer.alive is False and not before.get(name, set()).isdisjoint(_words(peer)):
-                    other = names.get(peer.public_key) or peer.name or peer.public_key
-                    why.append(f"the link {name} -- {other} was alive and is dead: {peer.reason or 'no answer'}")
+            dead = {
+                names.get(peer.public_key) or peer.name or peer.public_key: peer.reason or "no answer"
+                for peer in seen.peers
+                if peer.alive is False and not before.get(name, set()).isdisjoint(_words(peer))
+            }
+            why += [f"the link {name} -- {other} was alive and is dead: {dead[other]}" for other in sorted(dead)]
         return tuple(why)
 
     def _cut_off(self, name: str) -> bool:
