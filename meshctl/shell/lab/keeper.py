@@ -136,7 +136,7 @@ class Lab:
 
         births = {host.name: self._begin(host, layout, identity) for host in self.wish.hosts}
         for name, birth in births.items():
-            birth.read_pid()
+            birth.read_init()
             self.netns[name] = f"/proc/{birth.process.pid}/ns/net"
         try:
             self._wire(layout)
@@ -215,7 +215,7 @@ class Lab:
 
 @dataclass
 class Birth:
-    """What a host's init tells while it makes itself: its pid, then its SSH host key, or why it couldn't."""
+    """What a host's init tells while it makes itself: which process it is, its SSH host key, or why it couldn't."""
 
     name: str
     said: int
@@ -224,8 +224,9 @@ class Birth:
     def __post_init__(self) -> None:
         self._lines = os.fdopen(self.said, encoding="utf-8", errors="replace")
 
-    def read_pid(self) -> None:
-        self.process = Process.of(int(self._line("pid")))
+    def read_init(self) -> None:
+        pid, start = self._line("init").split()
+        self.process = Process(int(pid), int(start))
 
     def read_key(self) -> None:
         self.key = self._line("key")
@@ -245,7 +246,8 @@ def _host(view: HostView, say: int) -> NoReturn:
         _net_defaults()  # nothing may be started before the fork: the first process is init
         if os.fork():
             os._exit(0)
-        os.write(say, f"pid {_pid_on_machine()}\n".encode())
+        init = Process.of(int(_pid_on_machine()))  # told by itself: whoever looks from outside may come after its end
+        os.write(say, f"init {init.pid} {init.start}\n".encode())
         key = view.build()
         _let_go_of_up()
         os.write(say, f"key {key}\n".encode())
