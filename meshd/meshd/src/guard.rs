@@ -24,6 +24,20 @@ const IPV6_OFF: [i32; 4] = [
     libc::ENODEV,
 ];
 
+/// What is left open where the kernel has no nf_tables.
+const UNCOVERED: &str =
+    "this kernel has no nf_tables: programs that bind to another interface are not kept from leaving by it";
+
+/// What could not be covered on this host, as a sentence, were it to be closed; asked before there is anything to guard.
+pub fn uncovered() -> Option<&'static str> {
+    // The daemon says what else may be wrong, when it tries.
+    let missing = matches!(
+        Nft::open().and_then(|nft| nft.find("none")),
+        Err(NftError::Missing)
+    );
+    missing.then_some(UNCOVERED)
+}
+
 /// See the file's head.
 pub struct Guard {
     name: String,
@@ -84,10 +98,7 @@ impl Guard {
 
     /// What is not covered, as a sentence.
     pub fn note(&self) -> Option<String> {
-        (self.is_closed() && self.nft.is_none()).then(|| {
-            "this kernel has no nf_tables: programs that bind to another interface are not kept from leaving by it"
-                .to_owned()
-        })
+        (self.is_closed() && self.nft.is_none()).then(|| UNCOVERED.to_owned())
     }
 
     /// Makes it so. On failure everything is as before, as far as the kernel lets us.

@@ -11,6 +11,7 @@ mod conf;
 mod control;
 mod digest;
 mod failure;
+mod forwarding;
 mod guard;
 mod hosts;
 mod netdev;

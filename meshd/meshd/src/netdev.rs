@@ -4,7 +4,7 @@
 //! decide anything, or touch a link other than ours (one exception: IPv4 forwarding of the link that leads to a site
 //! network, see [`NetDev::forward`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 
@@ -12,6 +12,8 @@ use meshd_os::netlink::{IfAddress, Link, Netlink, Route as KernelRoute, PROTO_KE
 use meshd_os::{Error, Result};
 
 use crate::conf::Cidr;
+use crate::forwarding::Forwarding;
+use crate::paths;
 use crate::reload::{Put, Route};
 
 /// How the kernel says that IPv6 is turned off on a link (net/ipv6/addrconf.c, route.c).
@@ -26,26 +28,6 @@ pub struct NetDev {
     /// The same, routes.
     routes_without_ipv6: BTreeSet<Route>,
     forwarding: Forwarding,
-}
-
-/// For which site networks forwarding is on where. Networks share links (our own, at least), so one that goes must not
-/// take the others' along; and which links a network had is remembered, since routes change.
-#[derive(Debug, Default)]
-struct Forwarding {
-    /// The links, by index, that each network needs.
-    needed_by: BTreeMap<Cidr, BTreeSet<u32>>,
-    /// Links whose forwarding was off before we turned it on.
-    turned_on: BTreeSet<u32>,
-}
-
-impl Forwarding {
-    /// `network` is gone: the links to be turned off.
-    fn release(&mut self, network: Cidr) -> Vec<u32> {
-        let mut links = self.needed_by.remove(&network).unwrap_or_default();
-        links.retain(|link| !self.needed_by.values().any(|others| others.contains(link)));
-        links.retain(|link| self.turned_on.remove(link));
-        links.into_iter().collect()
-    }
 }
 
 /// What the kernel says about the link.
@@ -71,12 +53,13 @@ impl NetDev {
                 std::io::Error::from(ErrorKind::NotFound),
             )
         })?;
+        let forwarding = Forwarding::open(paths::forward_record(name), &netlink);
         Ok(Self {
             netlink,
             index: link.index,
             addresses_without_ipv6: BTreeSet::new(),
             routes_without_ipv6: BTreeSet::new(),
-            forwarding: Forwarding::default(),
+            forwarding,
         })
     }
 
@@ -180,23 +163,32 @@ impl NetDev {
             Put::Add => {
                 let towards = self.link_towards(network)?;
                 for index in [Some(self.index), towards].into_iter().flatten() {
-                    let was_on = self.netlink.require_link(index)?.forwarding_v4;
-                    if was_on != Some(true) {
+                    let link = self.netlink.require_link(index)?;
+                    if self.forwarding.need(network, &link) {
                         self.netlink.set_forwarding_v4(index, true)?;
-                        self.forwarding.turned_on.insert(index);
                     }
-                    let needed = self.forwarding.needed_by.entry(network);
-                    needed.or_default().insert(index);
                 }
             }
             Put::Remove => {
-                for index in self.forwarding.release(network) {
-                    // A link that is gone has taken its switch along.
-                    if self.netlink.link_by_index(index)?.is_some() {
-                        self.netlink.set_forwarding_v4(index, false)?;
-                    }
-                }
+                let links = self.forwarding.release(network);
+                self.stop_forwarding(links)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Turns off what a predecessor turned on and nothing needs any more.
+    pub fn settle_forwarding(&mut self) -> Result<()> {
+        self.stop_forwarding(self.forwarding.unneeded())
+    }
+
+    fn stop_forwarding(&mut self, links: Vec<u32>) -> Result<()> {
+        for index in links {
+            // A link that is gone has taken its switch along.
+            if self.netlink.link_by_index(index)?.is_some() {
+                self.netlink.set_forwarding_v4(index, false)?;
+            }
+            self.forwarding.off(index);
         }
         Ok(())
     }
@@ -278,29 +270,4 @@ fn first_hosts(network: Cidr) -> impl Iterator<Item = IpAddr> {
         .unwrap_or(u32::MAX)
         .min(4);
     (first..first.saturating_add(hosts)).map(|host| IpAddr::V4(host.into()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_site_network_that_goes_leaves_the_others_their_links() {
-        let [ours, site, other] = [1, 2, 3];
-        let [a, b, c] =
-            ["10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24"].map(|net| Cidr::parse(net).unwrap());
-        let mut forwarding = Forwarding {
-            needed_by: [
-                (a, [ours, site].into()),
-                (b, [ours, site].into()),
-                (c, [ours, other].into()),
-            ]
-            .into(),
-            turned_on: [ours, site].into(),
-        };
-        assert_eq!(forwarding.release(a), [] as [u32; 0], "b needs both");
-        assert_eq!(forwarding.release(b), [site], "c needs our own");
-        assert_eq!(forwarding.release(b), [] as [u32; 0], "gone already");
-        assert_eq!(forwarding.release(c), [ours], "the other's was on before");
-    }
 }

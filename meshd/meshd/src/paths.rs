@@ -52,3 +52,8 @@ pub fn state_dir() -> PathBuf {
 pub fn label_mark(name: &str) -> PathBuf {
     state_dir().join(format!("{name}.tai64n"))
 }
+
+/// The links whose forwarding was turned on.
+pub fn forward_record(name: &str) -> PathBuf {
+    state_dir().join(format!("{name}.forward"))
+}

@@ -3,10 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+#[path = "closed/hostile.rs"]
+mod hostile;
 #[path = "closed/scene.rs"]
 mod scene;
 #[path = "closed/wire.rs"]
 mod wire;
+#[path = "closed/without_nft.rs"]
+mod without_nft;
 
 use common::{hosts, sha256, Host, Mesh};
 use meshd_os::nft::{Nft, NftError};
@@ -121,6 +125,86 @@ fn nothing_leaks_in_any_phase() {
     scene.assert_open("removed");
 }
 
+/// The network and the operator do what they can while everyone sends.
+#[test]
+fn nothing_leaks_while_things_happen() {
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    if !has_nft() || !common::installed("busybox") {
+        eprintln!("skipped: it takes nf_tables in the kernel, and busybox for its DHCP");
+        return;
+    }
+    let mesh = Mesh::new(3);
+    let conf = mesh.interface(2, "KillSwitch = on\n") + &mesh.peer(1, "PersistentKeepalive = 1\n");
+    let daemon = scene.closed.run(NAME);
+    scene.closed.apply(NAME, &conf);
+    scene.out.run(NAME);
+    scene
+        .out
+        .apply(NAME, &(mesh.interface(1, "") + &mesh.peer(2, "")));
+    scene
+        .closed
+        .until("the mesh works", |host| host.pings("10.77.0.1"));
+
+    scene
+        .closed
+        .sh("sysctl -qw net.ipv6.conf.eth0.accept_ra=2 net.ipv6.conf.eth0.accept_ra_rt_info_max_plen=128");
+    let client = scene.while_sending("a hostile lease", |scene| {
+        hostile::dhcp(&mut scene.out, &mut scene.closed)
+    });
+    scene.while_sending("hostile advertisements", |scene| {
+        hostile::advertise_until_taken(&scene.out, &scene.closed);
+    });
+    scene.while_sending("a renewal", |scene| hostile::renew(&scene.closed, client));
+    assert!(
+        scene.closed.pings("10.77.0.1") && scene.closed.pings("fd77::1"),
+        "the network takes nothing"
+    );
+
+    let more = conf.clone() + &mesh.peer(3, "");
+    let id = scene.closed.stage(NAME, &more);
+    let within = ["--within", "60"];
+    let switch =
+        |host: &Host, id: &str| host.meshd(&[&["switch", NAME, "--id", id][..], &within].concat());
+    scene.while_sending("a switch and the way back", |scene| {
+        switch(&scene.closed, &id);
+        scene.closed.meshd(&["rollback", NAME]);
+    });
+    scene.while_sending("a switch, confirmed", |scene| {
+        scene.closed.apply(NAME, &more);
+        scene.closed.apply(NAME, &conf);
+    });
+    let daemon = scene.while_sending("a restart", |scene| {
+        assert_eq!(scene.closed.terminate(daemon), 0);
+        scene.closed.run(NAME)
+    });
+    let daemon = scene.while_sending("kill -9 and a start", |scene| {
+        scene.closed.kill(daemon);
+        scene.closed.run(NAME)
+    });
+    scene
+        .closed
+        .until("the mesh works", |host| host.pings("10.77.0.1"));
+    scene.while_sending("a flush, put right", |scene| {
+        scene.closed.sh("nft flush ruleset 2> /dev/null || true");
+        scene.closed.until("whole", |host| {
+            let report = host.report(NAME);
+            report["running"] == report["conf"]
+        });
+    });
+    scene.while_sending("killed: renewal and advertisements", |scene| {
+        scene.closed.kill(daemon);
+        hostile::renew(&scene.closed, client);
+        hostile::advertise(&scene.out);
+    });
+    scene.while_sending("stopped: the guard alone", |scene| {
+        scene.closed.meshd(&["guard", NAME]);
+        hostile::renew(&scene.closed, client);
+    });
+    scene.assert_closed("after all that");
+}
+
 #[test]
 fn a_switch_closes_and_going_back_opens() {
     let Some(mut scene) = Scene::new() else {
@@ -173,6 +257,33 @@ fn all_routed_through_the_mesh_is_closed_and_works() {
     if has_nft() {
         scene.assert_closed("all routed");
     }
+}
+
+#[test]
+fn a_kernel_without_nf_tables_is_closed_by_rules_alone_and_says_so() {
+    let Some([out, mut host]) = hosts::<2>() else {
+        return;
+    };
+    let gap = "this kernel has no nf_tables: programs that bind to another interface are not kept from leaving by it";
+    let mesh = Mesh::new(2);
+    let conf = mesh.interface(2, "KillSwitch = on\n") + &mesh.peer(1, "");
+    host.sh("ip route add default via 192.0.2.1");
+    without_nft::start(&mut host, &["run", NAME]);
+    host.until("it serves", |host| {
+        host.try_meshd(&["status", NAME], "").0 == 0
+    });
+    let id = sha256(&conf);
+    let said = without_nft::output(&host, &["stage", NAME, "--id", &id], &conf);
+    assert_eq!(said, format!("meshd: warning: KillSwitch: {gap}\n"));
+    host.meshd(&["switch", NAME, "--id", &id]);
+    host.meshd(&["confirm", NAME, "--id", &id, "--wait", "0"]);
+    let notes = host.status(NAME)["notes"].to_string();
+    assert!(notes.contains(gap), "{notes}");
+    let report = host.report(NAME);
+    assert_eq!(report["running"], report["conf"]);
+    let way = host.try_sh("ip route get 198.51.100.9 2>&1");
+    assert!(way.contains("No route to host"), "the rules hold: {way}");
+    drop(out);
 }
 
 #[test]

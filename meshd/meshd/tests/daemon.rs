@@ -334,6 +334,20 @@ fn a_site_behind_a_host_is_reached_and_forwarding_put_back() {
     far.until("the site answers still", |host| host.pings("192.168.20.7"));
     gate.terminate(0);
     assert_eq!(forwarding(&gate), "0\n");
+    // After a crash what was turned on is still known: to the next daemon, and to `remove` without one.
+    let daemon = gate.run("prod");
+    assert_eq!(forwarding(&gate), "1\n");
+    gate.kill(daemon);
+    assert_eq!(forwarding(&gate), "1\n");
+    let daemon = gate.run("prod");
+    gate.apply("prod", &(mesh.interface(1, "") + &mesh.peer(2, "")));
+    assert_eq!(forwarding(&gate), "0\n", "no network needs it");
+    gate.apply("prod", &other);
+    assert_eq!(forwarding(&gate), "1\n");
+    gate.kill(daemon);
+    gate.meshd(&["remove", "prod"]);
+    assert_eq!(forwarding(&gate), "0\n");
+    assert_eq!(gate.sh("ls /var/lib/meshd"), "");
     gate.sh("ip netns del shed");
 }
 

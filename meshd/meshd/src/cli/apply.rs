@@ -24,7 +24,7 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::guard::Guard;
 use crate::read::{parse, private_key};
 use crate::report::Status;
-use crate::{hosts, paths};
+use crate::{forwarding, hosts, paths};
 
 /// How long a switch lasts unless it is confirmed, when the caller doesn't say.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -58,6 +58,7 @@ fn stage_request(id: &str, bytes: &[u8]) -> Result<Request, Vec<Failure>> {
     let parsed = parse("conf", bytes)?;
     if let Some(conf) = &parsed.conf {
         close::check_reach(conf)?;
+        close::warn_of_gaps(conf);
     }
     let in_file = |conf: &&Conf| matches!(conf.interface.private_key, PrivateKey::File(_));
     let key = match parsed.conf.as_ref().filter(in_file) {
@@ -216,6 +217,8 @@ pub fn remove(options: &Options) -> Outcome {
         Err(failure) => return Err(failure.into()),
     }
     Guard::new(name)?.set(&Closed::default())?;
+    forwarding::put_back(&paths::forward_record(name))
+        .map_err(|error| Failure::new(format!("interface {name}"), error, "run it as root"))?;
     for path in [
         paths::conf(name),
         paths::next(name),

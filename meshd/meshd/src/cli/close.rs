@@ -9,7 +9,7 @@ use super::options::Options;
 use crate::closed::{self, Closed};
 use crate::conf::Conf;
 use crate::failure::{Exit, Failure, Outcome};
-use crate::guard::Guard;
+use crate::guard::{self, Guard};
 use crate::paths;
 use crate::read::parse;
 
@@ -17,7 +17,7 @@ use crate::read::parse;
 const ANCESTORS: usize = 16;
 
 /// Closes the host as NAME.conf says, before there is a daemon: at boot, ahead of the network. It never opens anything.
-pub fn guard(options: &Options) -> Outcome {
+pub fn close(options: &Options) -> Outcome {
     let name = &options.name;
     // The daemon keeps the host closed by itself.
     if Client::connect(name).is_ok() {
@@ -54,6 +54,13 @@ pub fn check_reach(conf: &Conf) -> Result<(), Failure> {
         format!("add KillSwitchAllow = tcp/{port}, or connect over the mesh"),
     )
     .exit(Exit::BadConf))
+}
+
+/// Says beforehand what closing this host would not cover.
+pub fn warn_of_gaps(conf: &Conf) {
+    if let Some(gap) = closed::is_wanted(conf).then(guard::uncovered).flatten() {
+        eprintln!("meshd: warning: KillSwitch: {gap}");
+    }
 }
 
 /// The SSH connection this command was started by: where its client is, and the server's port here. `sudo` keeps the

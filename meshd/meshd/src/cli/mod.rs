@@ -76,7 +76,7 @@ fn run(options: Options) -> Outcome {
         "run" => crate::control::mesh::run(&options.name),
         "start" => supervise::start(&options.name),
         "stop" => supervise::stop(&options.name),
-        "guard" => close::guard(&options),
+        "guard" => close::close(&options),
         "supervise" => supervise::supervise(&options.name),
         "stage" => apply::stage(&options),
         "switch" => apply::switch(&options),

@@ -83,6 +83,9 @@ pub fn take(engine: &mut Engine, name: &str, loaded: &Loaded) -> Result<(), Fail
     }
     if let (Ok(()), Some(interface)) = (&result, &mut engine.interface) {
         interface.routes_in = tables;
+        if let Err(error) = interface.net.settle_forwarding() {
+            eprintln!("meshd: warning: {name}: {error}");
+        }
     }
     engine.flush();
     result

@@ -8,7 +8,10 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 /// Runs `f` in a host's network namespace.
@@ -54,17 +57,21 @@ fn send(to: &str, tie: Tie, uplink: &str) -> Option<()> {
         (IpAddr::V6(_), _) => "[::]:0",
     };
     let socket = UdpSocket::bind(from).ok()?;
+    let name = std::ffi::CString::new(uplink).unwrap();
+    // SAFETY: the name is live and ends with a zero.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
     match tie {
+        // In the namespace behind there is no such link.
+        Tie::Device if index == 0 => return None,
         Tie::Device => option(
             &socket,
             libc::SOL_SOCKET,
             libc::SO_BINDTODEVICE,
             uplink.as_bytes(),
         ),
+        Tie::Unicast if index == 0 => return None,
         Tie::Unicast => {
-            let name = std::ffi::CString::new(uplink).unwrap();
-            // SAFETY: the name is live and ends with a zero.
-            let index = unsafe { libc::if_nametoindex(name.as_ptr()) }.to_be_bytes();
+            let index = index.to_be_bytes();
             match to {
                 SocketAddr::V4(_) => option(&socket, libc::IPPROTO_IP, libc::IP_UNICAST_IF, &index),
                 SocketAddr::V6(_) => {
@@ -92,6 +99,81 @@ fn option(socket: &UdpSocket, level: i32, name: i32, value: &[u8]) {
         )
     };
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Sends by every tie to everywhere, the LAN included.
+fn send_all(uplink: &str) {
+    for tie in [Tie::None, Tie::Device, Tie::Unicast, Tie::Address] {
+        for to in OUTSIDE.into_iter().chain([LAN]) {
+            let _ = send(to, tie, uplink);
+        }
+    }
+}
+
+/// Sends what somebody else is to forward.
+fn send_forwarded() {
+    for to in OUTSIDE {
+        let _ = send(&to.replace(":9", ":99"), Tie::None, "door");
+    }
+}
+
+/// A thread that sends from a host without end; it ends when this is dropped.
+struct Sender {
+    end: Arc<AtomicBool>,
+    rounds: Arc<AtomicUsize>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Sender {
+    fn start(host: &Host, uplink: &'static str) -> Self {
+        let there = File::open(format!("/proc/{}/ns/net", host.holder())).unwrap();
+        let (end, rounds) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let (its_end, its_rounds) = (end.clone(), rounds.clone());
+        let thread = thread::spawn(move || {
+            namespace::enter(there.as_fd()).unwrap();
+            while !its_end.load(Ordering::Relaxed) {
+                send_all(uplink);
+                send_forwarded();
+                its_rounds.fetch_add(1, Ordering::Relaxed);
+                // The machine has other work too.
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Self {
+            end,
+            rounds,
+            thread: Some(thread),
+        }
+    }
+
+    /// Waits for a round that begins after now.
+    fn one_round_more(&self) {
+        let before = self.rounds.load(Ordering::Relaxed);
+        while self.rounds.load(Ordering::Relaxed) < before + 2 {
+            assert!(
+                !self.thread.as_ref().unwrap().is_finished(),
+                "a sender died"
+            );
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().unwrap().join();
+    }
+}
+
+/// Any frame outside the written list of exemptions is a leak.
+fn assert_no_leak(phase: &str, frames: &[Frame]) {
+    let leaks: BTreeSet<String> = frames
+        .iter()
+        .filter(|frame| !frame.is_exempt(PORT))
+        .map(|frame| format!("{frame:?}"))
+        .collect();
+    assert!(leaks.is_empty(), "{phase}: {leaks:#?}");
 }
 
 /// A host with an uplink, a client behind it whose packets it forwards, and what it takes to watch the uplink.
@@ -148,35 +230,38 @@ impl Scene {
     fn send(&mut self) -> Vec<Frame> {
         let uplink = self.uplink;
         on(&self.closed, || {
-            for tie in [Tie::None, Tie::Device, Tie::Unicast, Tie::Address] {
-                for to in OUTSIDE.into_iter().chain([LAN]) {
-                    let _ = send(to, tie, uplink);
-                }
-            }
+            send_all(uplink);
             for to in OUTSIDE {
                 let _ = TcpStream::connect_timeout(&to.parse().unwrap(), Duration::from_millis(10));
             }
         });
-        on(&self.behind, || {
-            for to in OUTSIDE {
-                let _ = send(&to.replace(":9", ":99"), Tie::None, "door");
-            }
-        });
+        on(&self.behind, send_forwarded);
         self.old.0.set_nonblocking(true).unwrap();
         let _ = self.old.0.write_all(b"<old>");
         self.tap.frames()
+    }
+
+    /// Everyone goes on sending while `what` happens, and nothing gets out that isn't exempt.
+    pub fn while_sending<T>(&mut self, phase: &str, what: impl FnOnce(&mut Self) -> T) -> T {
+        self.tap.frames();
+        let uplink = self.uplink;
+        let senders = [&self.closed, &self.behind].map(|host| Sender::start(host, uplink));
+        // Whole rounds before, while and after it happens.
+        senders.iter().for_each(Sender::one_round_more);
+        let done = what(self);
+        senders.iter().for_each(Sender::one_round_more);
+        drop(senders);
+        let frames = self.tap.frames();
+        assert_no_leak(phase, &frames);
+        assert_eq!(self.tap.lost(), 0, "{phase}: the tap lost frames");
+        done
     }
 
     /// Nothing gets out that isn't exempt; the LAN does.
     pub fn assert_closed(&mut self, phase: &str) {
         self.tap.frames();
         let frames = self.send();
-        let leaks: BTreeSet<String> = frames
-            .iter()
-            .filter(|frame| !frame.is_exempt(PORT))
-            .map(|frame| format!("{frame:?}"))
-            .collect();
-        assert!(leaks.is_empty(), "{phase}: {leaks:#?}");
+        assert_no_leak(phase, &frames);
         let near = format!("<{:?}>{LAN}</>", Tie::None);
         let is_near =
             |frame: &Frame| matches!(frame, Frame::Packet { text, .. } if text.contains(&near));

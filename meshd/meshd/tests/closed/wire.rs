@@ -42,12 +42,42 @@ impl Tap {
             at.sll_family = libc::AF_PACKET as u16;
             at.sll_protocol = every;
             at.sll_ifindex = index;
+            let room = 64i32 << 20;
+            // SAFETY: the pointer and length describe `room`.
+            let done = unsafe {
+                libc::setsockopt(
+                    fd.as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    libc::SO_RCVBUFFORCE,
+                    (&raw const room).cast(),
+                    4,
+                )
+            };
+            assert_eq!(done, 0, "{}", io::Error::last_os_error());
             let len = std::mem::size_of_val(&at) as u32;
             // SAFETY: the address is live and of the length passed.
             let done = unsafe { libc::bind(fd.as_raw_fd(), (&raw const at).cast(), len) };
             assert_eq!(done, 0, "{}", io::Error::last_os_error());
             Self(fd)
         })
+    }
+
+    /// How many frames there was no room for since last asked (packet(7), PACKET_STATISTICS).
+    pub fn lost(&self) -> u32 {
+        let mut counts = [0u32; 2];
+        let mut len = std::mem::size_of_val(&counts) as u32;
+        // SAFETY: the pointers describe live, exclusively borrowed values.
+        let done = unsafe {
+            libc::getsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                counts.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        assert_eq!(done, 0, "{}", io::Error::last_os_error());
+        counts[1]
     }
 
     /// The frames that came in by the link until it was silent for a moment.

@@ -123,6 +123,11 @@ impl Host {
         text(&must(&mut self.command("sh", &["-c", line])).stdout)
     }
 
+    /// Runs a shell line; what it prints, whether it succeeds or not.
+    pub fn try_sh(&self, line: &str) -> String {
+        text(&self.command("sh", &["-c", line]).output().unwrap().stdout)
+    }
+
     /// Runs `meshd` that must succeed; what it prints.
     pub fn meshd(&self, args: &[&str]) -> String {
         text(&must(&mut self.command(MESHD, args)).stdout)
@@ -153,8 +158,13 @@ impl Host {
 
     /// Runs a command in the background; it ends with the host.
     pub fn spawn(&mut self, program: &str, args: &[&str]) -> usize {
-        self.children
-            .push(self.command(program, args).spawn().unwrap());
+        let child = self.command(program, args).spawn().unwrap();
+        self.adopt(child)
+    }
+
+    /// Takes over a background command; it ends with the host.
+    pub fn adopt(&mut self, child: Child) -> usize {
+        self.children.push(child);
         self.children.len() - 1
     }
 
