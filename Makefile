@@ -3,6 +3,7 @@
 #   make demo    set everything up, bring a mesh up on lab hosts of this machine, show it working, take it down
 #   make test    set everything up, run all tests (root brings the real hosts; without root they say why they are left out)
 #   make check   the fast half: lint, types, pure tests; no root, no containers
+#   make nightly what takes long: fuzzing
 #
 # Everything lands in .venv, build and meshd/target; nothing outside the checkout but system packages (.ci/packages).
 
@@ -14,10 +15,10 @@ RUST := --manifest-path meshd/Cargo.toml
 # pytest-xdist would make hosts collide; the tests that need hosts run one after the other.
 PYTEST := $(BIN)/pytest -q
 
-.PHONY: help demo test check setup setup-demo setup-test build lint types unit integration molecule bench wheel lock clean
+.PHONY: help demo test check setup setup-demo setup-test build lint types unit integration molecule nightly bench wheel lock clean
 
 help:
-	@sed -n '2,6s/^# \{0,1\}//p' Makefile
+	@sed -n '2,7s/^# \{0,1\}//p' Makefile
 	@echo "  others:     $$(sed -n 's/^\.PHONY: help demo test check setup setup-demo setup-test //p' Makefile)"
 
 demo: setup-demo build
@@ -64,7 +65,7 @@ types: setup
 	@$(BIN)/mypy meshctl
 
 unit: setup
-	@$(CARGO) test $(RUST) --quiet --package meshd-proto --package meshd-aead
+	@$(CARGO) test $(RUST) --quiet --package meshd-proto --package meshd-aead --package meshd-fuzz
 	@$(PYTEST) -n auto tests/core tests/cases tests/laws tests/test_house.py
 
 integration: build
@@ -73,6 +74,12 @@ integration: build
 
 molecule: build
 	@if [ "$$(id -u)" -eq 0 ]; then molecule/run; else echo "molecule: needs root for its systemd hosts, left out"; fi
+
+# Seconds for each target of the fuzzer.
+FUZZ_SECONDS := 300
+
+nightly: setup-test
+	@meshd/fuzz/run $(FUZZ_SECONDS)
 
 ## ---- more --------------------------------------------------------------------------------------------------------
 

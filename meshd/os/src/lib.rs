@@ -13,6 +13,9 @@ pub mod checksum;
 pub mod clock;
 pub mod error;
 pub mod events;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod namespace;
 pub mod netlink;
 pub mod nft;

@@ -6,6 +6,8 @@
 //!
 //! What it does not do: search lists for dotted names, DNSSEC, TCP, caching, mDNS. It blocks: call it from a thread of its own.
 mod dns;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 
 use crate::error::{Error, Result};
 use crate::udp::{RecvBatch, UdpOptions, UdpSocket};

@@ -125,6 +125,12 @@ impl AllowedIps {
         self.owners.get(network).copied()
     }
 
+    /// How many networks there are.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn len(&self) -> usize {
+        self.owners.len()
+    }
+
     /// The flat form for packet threads.
     pub fn routes(&self) -> Routes {
         let mut v4 = Flattener::default();

@@ -137,6 +137,12 @@ impl Peer {
         core::mem::take(&mut self.lock_staged().packets)
     }
 
+    /// How many packets are staged.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn staged(&self) -> usize {
+        self.lock_staged().packets.len()
+    }
+
     /// Whether packets are staged.
     pub(crate) fn has_staged(&self) -> bool {
         !self.lock_staged().packets.is_empty()

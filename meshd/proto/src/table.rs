@@ -81,6 +81,12 @@ impl Table {
         self.routes.lookup(address)
     }
 
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn receiver_indices(&self) -> impl Iterator<Item = u32> + '_ {
+        let shards = self.receivers.iter();
+        shards.flat_map(|shard| shard.iter().map(|(index, _)| *index))
+    }
+
     pub(crate) fn route_of(&self, slot: u32) -> Option<&Route> {
         let slot = slot as usize;
         self.peers.get(slot / CHUNK)?.get(slot % CHUNK)?.as_ref()

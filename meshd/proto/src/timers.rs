@@ -71,6 +71,12 @@ impl Timers {
         }
     }
 
+    /// Whose deadlines stand in the queue.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn slots(&self) -> impl Iterator<Item = u32> + '_ {
+        self.queue.iter().map(|(_, slot, _)| *slot)
+    }
+
     /// The first deadline of all.
     pub fn next(&self) -> Option<Time> {
         self.queue.first().map(|(deadline, ..)| *deadline)

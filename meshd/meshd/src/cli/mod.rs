@@ -13,7 +13,7 @@ mod show;
 
 use std::process::ExitCode;
 
-use options::Options;
+pub(crate) use options::Options;
 
 use crate::failure::{Exit, Failure, Outcome};
 use crate::supervise;

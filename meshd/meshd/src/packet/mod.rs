@@ -14,6 +14,8 @@
 
 mod ecn;
 mod flows;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod icmp;
 mod outbox;
 mod paths;

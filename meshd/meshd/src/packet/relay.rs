@@ -74,7 +74,7 @@ fn hops_exceeded<'t>(
 }
 
 /// Takes one hop off TTL or hop limit; false, and nothing changed, when the packet ends here.
-fn spend_hop(packet: &mut [u8]) -> bool {
+pub(super) fn spend_hop(packet: &mut [u8]) -> bool {
     match packet {
         [first, _, _, _, _, _, _, _, ttl, protocol, check @ ..]
             if *first >> 4 == 4 && *ttl > 1 && check.len() >= 2 =>

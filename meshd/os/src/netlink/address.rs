@@ -76,7 +76,7 @@ fn request(kind: u16, flags: i32, index: u32, address: IfAddress) -> Request {
         .ip(libc::IFA_ADDRESS, address.ip)
 }
 
-fn parse(message: Message<'_>) -> Option<(u32, IfAddress)> {
+pub(super) fn parse(message: Message<'_>) -> Option<(u32, IfAddress)> {
     if message.kind != libc::RTM_NEWADDR {
         return None;
     }

@@ -94,7 +94,7 @@ impl AsFd for LinkEvents {
     }
 }
 
-fn event(message: wire::Message<'_>) -> Option<LinkEvent> {
+pub(super) fn event(message: wire::Message<'_>) -> Option<LinkEvent> {
     match message.kind {
         libc::RTM_NEWLINK => link::parse(message).map(LinkEvent::Changed),
         libc::RTM_DELLINK => {

@@ -196,7 +196,7 @@ fn fixed_and_attrs(message: Message<'_>) -> Option<(&[u8], Attrs<'_>)> {
     message.split(RTMSG)
 }
 
-fn parse(message: Message<'_>) -> Option<Route> {
+pub(super) fn parse(message: Message<'_>) -> Option<Route> {
     /// RTM_F_CLONED: a cached answer of IPv6, no route.
     const CLONED: u32 = 0x200;
     let (fixed, attrs) = fixed_and_attrs(message)?;
@@ -223,7 +223,7 @@ fn parse(message: Message<'_>) -> Option<Route> {
     })
 }
 
-fn parse_way(message: Message<'_>) -> Option<RouteTo> {
+pub(super) fn parse_way(message: Message<'_>) -> Option<RouteTo> {
     let (fixed, attrs) = fixed_and_attrs(message)?;
     // IPv6 answers an unreachable destination with a route of that kind instead of an error.
     if fixed[7] != libc::RTN_UNICAST && fixed[7] != libc::RTN_LOCAL {

@@ -187,7 +187,7 @@ impl Netlink {
     }
 }
 
-fn request(kind: u16, flags: i32, rule: &Rule) -> Request {
+pub(super) fn request(kind: u16, flags: i32, rule: &Rule) -> Request {
     let mut body = [0; HEADER];
     body[0] = rule.family.number();
     body[1] = rule.to.map_or(0, |(_, bits)| bits);
@@ -238,7 +238,7 @@ fn port_range(ports: &RangeInclusive<u16>) -> [u8; 4] {
     bytes
 }
 
-fn parse(message: Message<'_>) -> Option<Rule> {
+pub(super) fn parse(message: Message<'_>) -> Option<Rule> {
     if message.kind != libc::RTM_NEWRULE {
         return None;
     }

@@ -151,24 +151,16 @@ impl Nft {
 
     /// What is there of the table `name`; `None`: not even our chain.
     pub fn find(&self, name: &str) -> std::result::Result<Option<Found>, NftError> {
-        /// NFTA_CHAIN_TABLE, _NAME, _POLICY, _USE.
+        /// NFTA_CHAIN_TABLE, _NAME.
         const TABLE: u16 = 1;
         const NAME: u16 = 3;
-        const POLICY: u16 = 5;
-        const USE: u16 = 6;
         let request = message(libc::NFT_MSG_GETCHAIN, 0)
             .name(TABLE, name)
             .name(NAME, CHAIN);
         let mut found = None;
-        let asked = self.netlink.ask(request, "look at nf_tables", |m| {
-            let be32 = |value: &[u8]| value.try_into().ok().map(u32::from_be_bytes);
-            found = m.split(NFGENMSG).and_then(|(_, attrs)| {
-                Some(Found {
-                    rules: be32(attrs.get(USE)?)?,
-                    drops: be32(attrs.get(POLICY)?)? == 0,
-                })
-            });
-        });
+        let asked = self
+            .netlink
+            .ask(request, "look at nf_tables", |m| found = read(&m));
         match asked {
             Err(e) if e.errno() == Some(libc::ENOENT) => Ok(None),
             Err(e) => Err(refused(e)),
@@ -221,6 +213,19 @@ impl Nft {
             None => Err(Error::malformed(what)),
         }
     }
+}
+
+/// What a chain's description says.
+pub(crate) fn read(message: &Message<'_>) -> Option<Found> {
+    /// NFTA_CHAIN_POLICY, _USE.
+    const POLICY: u16 = 5;
+    const USE: u16 = 6;
+    let be32 = |value: &[u8]| value.try_into().ok().map(u32::from_be_bytes);
+    let (_, attrs) = message.split(NFGENMSG)?;
+    Some(Found {
+        rules: be32(attrs.get(USE)?)?,
+        drops: be32(attrs.get(POLICY)?)? == 0,
+    })
 }
 
 fn waiting(netlink: &Netlink) -> bool {

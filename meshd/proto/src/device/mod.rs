@@ -13,6 +13,8 @@
 
 mod config;
 mod handshaking;
+#[cfg(any(test, feature = "fuzzing"))]
+mod sound;
 mod timing;
 
 pub use config::{NoSuchPeer, Upsert};

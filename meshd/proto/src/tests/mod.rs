@@ -379,6 +379,9 @@ impl World {
                 control!(self, node, |device, ctx| device.tick(ctx));
             }
         }
+        for node in &self.nodes {
+            node.device.assert_sound();
+        }
         self.now = end;
     }
 

@@ -1,0 +1,99 @@
+//! The device's books, checked against each other: for tests and `fuzz`, which call it after every step.
+//!
+//! It looks for what would be wrong whatever happened before: an index that leads nowhere, a table that packet threads
+//! see and the control thread doesn't mean, a timer of nobody, a list without bound.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Device;
+use crate::allowed_ips::Cidr;
+use crate::messages::MAX_STAGED_PACKETS;
+
+impl Device {
+    /// See the file's head.
+    ///
+    /// # Panics
+    /// When the books don't agree, with a sentence that says which.
+    pub fn assert_sound(&self) {
+        self.peers_are_found_by_their_keys();
+        self.indices_lead_to_what_is_held();
+        self.networks_have_one_owner();
+        assert!(!self.changed.held, "no transaction is left open");
+        assert!(
+            self.up || self.timers.next().is_none(),
+            "a link that is down has no deadline"
+        );
+        let living: BTreeSet<u32> = self.by_key.values().copied().collect();
+        for slot in self.timers.slots() {
+            assert!(
+                living.contains(&slot),
+                "slot {slot} is free and has a timer"
+            );
+        }
+    }
+
+    fn peers_are_found_by_their_keys(&self) {
+        for (key, slot) in &self.by_key {
+            let peer = self.state(*slot);
+            assert!(
+                peer.is_some_and(|peer| peer.shared.public_key() == key),
+                "slot {slot} is not the peer that it is known for"
+            );
+        }
+        let filled = self.peers.iter().flatten().count();
+        assert_eq!(filled, self.by_key.len(), "peers, and keys of peers");
+        let free: BTreeSet<u32> = self.free_slots.iter().copied().collect();
+        assert_eq!(free.len(), self.free_slots.len(), "a slot is free twice");
+        assert_eq!(
+            free.len() + filled,
+            self.peers.len(),
+            "free slots, and slots that are empty"
+        );
+        for peer in self.peers.iter().flatten() {
+            let staged = peer.shared.staged();
+            assert!(staged <= MAX_STAGED_PACKETS, "{staged} packets are staged");
+        }
+    }
+
+    fn indices_lead_to_what_is_held(&self) {
+        let mut held = BTreeMap::new();
+        let mut receivers = BTreeSet::new();
+        for (slot, peer) in (0..).zip(&self.peers) {
+            let Some(peer) = peer else { continue };
+            let pairs = &peer.keypairs;
+            for session in [&pairs.current, &pairs.previous, &pairs.next]
+                .into_iter()
+                .flatten()
+            {
+                let index = session.local_index();
+                assert_eq!(held.insert(index, slot), None, "index {index} twice");
+                receivers.insert(index);
+            }
+            if let Some(pending) = &peer.pending {
+                let index = pending.local_index;
+                assert_eq!(held.insert(index, slot), None, "index {index} twice");
+            }
+        }
+        assert_eq!(held, self.indices, "indices, and what they stand for");
+        let known: BTreeSet<u32> = self.table.receiver_indices().collect();
+        assert_eq!(known, receivers, "the table's receivers, and sessions");
+    }
+
+    fn networks_have_one_owner(&self) {
+        let mut listed: BTreeMap<Cidr, u32> = BTreeMap::new();
+        for (slot, peer) in (0..).zip(&self.peers) {
+            for network in peer.iter().flat_map(|peer| &peer.allowed_ips) {
+                let former = listed.insert(*network, slot);
+                assert_eq!(former, None, "{network} is listed twice");
+                let owner = self.allowed_ips.owner(network);
+                assert_eq!(owner, Some(slot), "the owner of {network}");
+                // Nothing is longer than a host's network, so it must lead here.
+                if *network == Cidr::host(network.address()) {
+                    let found = self.table.owner(network.address());
+                    assert_eq!(found, Some(slot), "who packet threads take {network} for");
+                }
+            }
+        }
+        assert_eq!(listed.len(), self.allowed_ips.len(), "networks of nobody");
+    }
+}
