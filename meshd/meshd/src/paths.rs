@@ -38,6 +38,19 @@ pub fn pid_file(name: &str) -> PathBuf {
     PathBuf::from(format!("/run/meshd/{name}.pid"))
 }
 
+/// Where a supervisor is told what to keep.
+pub fn keeper_socket(name: &str) -> PathBuf {
+    PathBuf::from(format!("/run/meshd/{name}.keeper"))
+}
+
+/// Where the roles place this program, one folder a version.
+pub const LIB: &str = "/usr/local/lib/meshd";
+
+/// The version that is to run.
+pub fn current_program() -> PathBuf {
+    PathBuf::from(format!("{LIB}/current/meshd"))
+}
+
 /// What a supervised daemon prints.
 pub fn log_file(name: &str) -> PathBuf {
     PathBuf::from(format!("/var/log/meshd-{name}.log"))

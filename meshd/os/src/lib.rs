@@ -16,6 +16,7 @@ pub mod events;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod keeper;
 pub mod namespace;
 pub mod netlink;
 pub mod nft;

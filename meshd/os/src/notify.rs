@@ -18,6 +18,9 @@ use std::time::Duration;
 /// First descriptor a service manager hands in (SD_LISTEN_FDS_START).
 const FIRST_FD: i32 = 3;
 
+/// Where a [`crate::keeper::Keeper`] names what it hands in: its process id, then `:NUMBER=NAME` for each descriptor.
+pub(crate) const KEPT: &str = "MESHD_KEPT";
+
 /// A line to the service manager, or to nobody.
 #[derive(Debug)]
 pub struct Notifier(Option<UnixDatagram>);
@@ -164,6 +167,9 @@ pub fn watchdog_interval() -> Option<Duration> {
 /// has one owner.
 pub fn received_fds() -> Vec<(String, OwnedFd)> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
+    if is_supervised() && !TAKEN.swap(true, Ordering::SeqCst) {
+        return take_kept(&env::var(KEPT).unwrap_or_default());
+    }
     let ours = env::var("LISTEN_PID").is_ok_and(|pid| pid.parse() == Ok(std::process::id()));
     if !ours || TAKEN.swap(true, Ordering::SeqCst) {
         return Vec::new();
@@ -176,6 +182,35 @@ pub fn received_fds() -> Vec<(String, OwnedFd)> {
     take_fds(FIRST_FD, count, &names)
 }
 
+/// Whether a supervisor of ours is this process's parent, rather than a service manager or nobody.
+pub fn is_supervised() -> bool {
+    let by = env::var(KEPT).unwrap_or_default();
+    let parent = by.split(':').next().and_then(|pid| pid.parse().ok());
+    // The variable may have been inherited by a grandchild, for which the numbers mean nothing.
+    parent == Some(std::os::unix::process::parent_id())
+}
+
+fn take_kept(list: &str) -> Vec<(String, OwnedFd)> {
+    let named = list.split(':').skip(1).filter_map(|one| {
+        let (number, name) = one.split_once('=')?;
+        Some((number.parse::<i32>().ok()?, name))
+    });
+    named
+        .filter_map(|(raw, name)| Some((name.to_owned(), take_fd(raw)?)))
+        .collect()
+}
+
+/// Takes one descriptor that was handed in; `None` when the number is none.
+fn take_fd(raw: i32) -> Option<OwnedFd> {
+    // SAFETY: integers only; a number that is no open descriptor fails here and is skipped.
+    if raw < FIRST_FD || unsafe { libc::fcntl(raw, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
+        return None;
+    }
+    // SAFETY: the protocol gives these numbers to this process alone; they are open (just checked), and `received_fds` runs
+    // once, so each has this one owner.
+    Some(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
 fn take_fds(first: i32, count: i32, names: &str) -> Vec<(String, OwnedFd)> {
     let mut names = names.split(':');
     let mut taken = Vec::new();
@@ -186,12 +221,7 @@ fn take_fds(first: i32, count: i32, names: &str) -> Vec<(String, OwnedFd)> {
             .filter(|n| !n.is_empty())
             .unwrap_or("unknown")
             .to_owned();
-        // SAFETY: integers only; a number that is no open descriptor fails here and is skipped.
-        if unsafe { libc::fcntl(raw, libc::F_SETFD, libc::FD_CLOEXEC) } == 0 {
-            // SAFETY: the protocol gives these numbers to this process alone; they are open (just checked), and
-            // `received_fds` runs once, so each has this one owner.
-            taken.push((name, unsafe { OwnedFd::from_raw_fd(raw) }));
-        }
+        taken.extend(take_fd(raw).map(|fd| (name, fd)));
     }
     taken
 }

@@ -117,6 +117,14 @@ pub fn end_with_parent(command: &mut Command) {
     unsafe { command.pre_exec(tie) };
 }
 
+/// Asks a child to end (SIGTERM). It must not have been waited for yet, or its number may mean somebody else.
+pub fn ask_to_end(child: &Child) -> Result<()> {
+    // SAFETY: integers only.
+    sys::check(unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) })
+        .context(|| format!("end process {}", child.id()))?;
+    Ok(())
+}
+
 /// Asks a process to end (SIGTERM) and waits at most `timeout` until it has; says whether it has. A process that is already
 /// gone has ended. The id must be that of a live pid file's holder or a child, or it may by now mean somebody else.
 pub fn terminate(pid: u32, timeout: Duration) -> Result<bool> {

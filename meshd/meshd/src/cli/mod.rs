@@ -9,6 +9,7 @@ mod client;
 mod close;
 mod keys;
 mod options;
+mod service;
 mod show;
 
 use std::process::ExitCode;
@@ -23,6 +24,7 @@ meshd: a WireGuard-compatible tunnel daemon
 
   meshd run NAME                       the daemon, in the foreground
   meshd start NAME | stop NAME         the same in the background, for hosts without an init
+  meshd upgrade NAME                   let the installed version take over, without losing a session
   meshd guard NAME                     close the host as the confirmed configuration says, before `run`
   meshd bare IFNAME                    a bare device for `wg`, in the foreground
 
@@ -77,6 +79,8 @@ fn run(options: Options) -> Outcome {
         "start" => supervise::start(&options.name),
         "stop" => supervise::stop(&options.name),
         "guard" => close::close(&options),
+        "upgrade" => service::upgrade(&options),
+        "stopping" => service::stopping(&options),
         "supervise" => supervise::supervise(&options.name),
         "stage" => apply::stage(&options),
         "switch" => apply::switch(&options),

@@ -8,7 +8,7 @@ use lexopt::Arg;
 use crate::failure::Failure;
 
 /// What each command takes: does it take a NAME, and which options.
-const COMMANDS: [(&str, bool, &[&str]); 19] = [
+const COMMANDS: [(&str, bool, &[&str]); 21] = [
     ("bare", true, &[]),
     ("check", false, &["canonical"]),
     ("confirm", true, &["id", "wait", "force", "json"]),
@@ -25,9 +25,12 @@ const COMMANDS: [(&str, bool, &[&str]); 19] = [
     ("start", true, &[]),
     ("status", true, &["json"]),
     ("stop", true, &[]),
+    // What the unit runs before a stop or restart; not for people.
+    ("stopping", true, &[]),
     // What `start` runs in the background; not for people.
     ("supervise", true, &[]),
     ("switch", true, &["id", "within", "json"]),
+    ("upgrade", true, &[]),
     ("version", false, &["json"]),
 ];
 

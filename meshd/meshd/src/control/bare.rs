@@ -9,7 +9,8 @@ use meshd_proto::Tai64n;
 pub fn run(name: &str) -> Outcome {
     let fail = |error| failure(name, error);
     let mut engine = Engine::new().map_err(fail)?;
-    let interface = Interface::create(name, Tai64n::ZERO)?;
+    let mut interface = Interface::create(name, Tai64n::ZERO, &engine.store)?;
+    interface.start(&mut engine.world)?;
     engine.install(interface).map_err(fail)?;
     engine.serve_uapi(name).map_err(fail)?;
     loop {

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::time::Duration;
 
 use meshd_os::events::{Alarm, Poller, Ready, Signals};
@@ -17,6 +18,7 @@ use meshd_proto::{uapi, Event, Tai64n, Time};
 
 use super::conversation::Conversation;
 use super::interface::Interface;
+use super::store::{self, Store};
 use super::world::{self, World};
 use crate::packet::ProbeArrival;
 use crate::paths;
@@ -79,6 +81,8 @@ pub struct Engine {
     pub world: World,
     /// The interface, if there is one.
     pub interface: Option<Interface>,
+    /// What outlives this process.
+    pub store: Rc<Store>,
     uapi: Option<Listener>,
     conversations: BTreeMap<u64, Conversation>,
     next_token: u64,
@@ -106,6 +110,7 @@ impl Engine {
             link_events,
             world: World::new(),
             interface: None,
+            store: Rc::new(Store::open()?),
             uapi: None,
             conversations: BTreeMap::new(),
             next_token: FIRST_CONVERSATION,
@@ -162,6 +167,21 @@ impl Engine {
         if let Some(interface) = self.interface.take() {
             interface.close();
         }
+        // Copies of the same: the link lives as long as one of its queues is open.
+        self.store.forget(store::TUN);
+        self.store.forget(store::UDP);
+    }
+
+    /// Ends this process's part of the interface and leaves the rest to a successor: the link, its addresses and routes, and
+    /// whatever comes meanwhile.
+    pub fn leave(&mut self) {
+        if let Some(interface) = &mut self.interface {
+            interface.leave();
+        }
+        // Handshakes that the threads have brought in are answered, for nobody else knows of them.
+        self.attend();
+        self.flush();
+        self.uapi = None;
     }
 
     /// Sends what the core wants sent and keeps what it wants known. Call it after every use of the core.

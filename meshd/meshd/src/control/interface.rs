@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::rc::Rc;
 
 use meshd_os::tun::{Tun, TunError};
-use meshd_os::udp::UdpPair;
 use meshd_proto::uapi::{self, Operation, PeerOperation, Request};
 use meshd_proto::{
     Cidr as Network, Device, Endpoint as Place, PresharedKey, PrivateKey, PublicKey, Tai64n,
@@ -16,7 +17,8 @@ use meshd_proto::{
 
 use zeroize::Zeroizing;
 
-use super::outer::Outer;
+use super::outer::{Outer, Sockets};
+use super::store::{self, Store};
 use super::world::{self, World};
 use crate::conf::{Cidr, Endpoint, Host, Secret};
 use crate::failure::Failure;
@@ -40,36 +42,76 @@ pub struct Interface {
     pub found_mtu: Option<u16>,
     /// The tables that hold our routes.
     pub routes_in: Vec<u32>,
+    /// The link was there before this process, with its addresses and routes.
+    pub adopted: bool,
     mtu: u16,
     relay: bool,
     forward: BTreeSet<Cidr>,
 }
 
 impl Interface {
-    /// Makes the link, still down, with a socket on a port of the kernel's choice.
-    pub fn create(name: &str, high_water: Tai64n) -> Result<Self, Failure> {
+    /// Takes over the link and the sockets of a predecessor; else makes the link, still down, and a socket on a port of the
+    /// kernel's choice. No packet is moved before [`Interface::start`].
+    pub fn create(name: &str, high_water: Tai64n, store: &Rc<Store>) -> Result<Self, Failure> {
+        let fail = |error| failure(name, error);
         let switches = Switches::from_env();
-        let tun =
-            Tun::create(name, switches.tun_options()).map_err(|error| tun_failure(name, &error))?;
-        let net = NetDev::find(name).map_err(|error| failure(name, error))?;
-        let sockets =
-            UdpPair::bind(&switches.udp_options(0, 0)).map_err(|error| failure(name, error))?;
-        let port = sockets.port;
+        let former = inherit(name, store, &switches);
+        let adopted = former.is_some();
+        let tun = match former {
+            Some(tun) => tun,
+            None => Tun::create(name, switches.tun_options())
+                .map_err(|error| tun_failure(name, &error))?,
+        };
+        let net = NetDev::find(name).map_err(fail)?;
+        let sockets = Sockets::get(store, &switches).map_err(fail)?;
+        store.keep(&format!("{}0", store::TUN), tun.as_fd());
+        sockets.keep(store);
+        let at = (sockets.pair.port, sockets.mark);
         let device = Device::new(high_water);
-        let plane =
-            Plane::start(tun, sockets, device.reader()).map_err(|error| failure(name, error))?;
-        Ok(Self {
+        let plane = Plane::new(tun, sockets.pair, device.reader(), switches).map_err(fail)?;
+        let mut interface = Self {
             name: name.to_owned(),
             device,
-            outer: Outer::new(plane, switches, port),
+            outer: Outer::new(plane, switches, at, store.clone()),
             net,
             endpoints: BTreeMap::new(),
             found_mtu: None,
             routes_in: Vec::new(),
+            adopted,
             mtu: 0,
             relay: false,
             forward: BTreeSet::new(),
-        })
+        };
+        if let (true, Some(link)) = (adopted, interface.net.link().map_err(fail)?) {
+            interface.mtu_is(u16::try_from(link.mtu).unwrap_or(u16::MAX));
+            interface
+                .outer
+                .plane
+                .set_addresses(interface.own_addresses());
+        }
+        Ok(interface)
+    }
+
+    /// Lets packets flow. Of an adopted link that is up the protocol core hears now, when its peers are known.
+    pub fn start(&mut self, world: &mut World) -> Result<(), Failure> {
+        let fail = |error| failure(&self.name, error);
+        if std::mem::take(&mut self.adopted) {
+            let link = self.net.link().map_err(fail)?;
+            let up = link.is_some_and(|link| link.up);
+            self.device.set_link(&mut world.context(), up);
+            self.net.set_patient(false).map_err(fail)?;
+        }
+        self.outer.plane.start().map_err(fail)
+    }
+
+    /// Ends this process's part of it and leaves the rest, kept in the store, to a successor.
+    pub fn leave(&mut self) {
+        // What comes until then waits in the link and the sockets.
+        if let Err(error) = self.net.set_patient(true) {
+            eprintln!("meshd: warning: {}: {error}", self.name);
+        }
+        self.outer.plane.make_room();
+        self.outer.plane.halt();
     }
 
     /// What is so. `tables` hold the routes that are ours. `None` when the link is gone or was renamed.
@@ -288,6 +330,25 @@ impl Interface {
             .retain(|key, _| device.shared_peer(key).is_some());
         answer
     }
+}
+
+/// The queue of a predecessor, if it is still the link's. What can't be used is forgotten: its link would stay without
+/// anybody who reads it.
+fn inherit(name: &str, store: &Store, switches: &Switches) -> Option<Tun> {
+    let mut queues: Vec<Tun> = Vec::new();
+    for (kept, fd) in store.take(store::TUN) {
+        match Tun::adopt(fd, switches.tun_options()) {
+            // TUNGETIFF fails on a link that was deleted; one that was renamed is somebody else's now.
+            Ok(tun) if tun.name().is_ok_and(|now| now == name) && queues.is_empty() => {
+                queues.push(tun);
+            }
+            _ => {
+                eprintln!("meshd: {name}: what was kept as {kept} is no queue of this link");
+                store.forget(&kept);
+            }
+        }
+    }
+    queues.pop()
 }
 
 /// An endpoint that needs no look-up.

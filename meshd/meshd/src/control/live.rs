@@ -67,7 +67,7 @@ pub fn take(engine: &mut Engine, name: &str, loaded: &Loaded) -> Result<(), Fail
     // The MTU depends on the routes that a link needs to exist for, so it is found last of all values.
     if let (None, Some(conf)) = (&found, &loaded.conf) {
         create(engine, name, conf)?;
-        found = Some(Setup::blank());
+        found = Some(blank_or_inherited(engine, &tables)?);
     }
     let wanted = wanted(engine, loaded);
     let result = match (&mut engine.interface, &wanted) {
@@ -75,7 +75,9 @@ pub fn take(engine: &mut Engine, name: &str, loaded: &Loaded) -> Result<(), Fail
             engine.destroy();
             Ok(())
         }
-        (Some(_), Some(wanted)) => run(engine, &steps(found.as_ref(), Some(wanted))),
+        (Some(_), Some(wanted)) => {
+            run(engine, &steps(found.as_ref(), Some(wanted))).and_then(|()| start(engine))
+        }
         (None, _) => Ok(()),
     };
     if result.is_err() && !was_there {
@@ -91,8 +93,28 @@ pub fn take(engine: &mut Engine, name: &str, loaded: &Loaded) -> Result<(), Fail
     result
 }
 
+/// What an interface that was just created has: nothing, or what a predecessor's link has in the kernel.
+fn blank_or_inherited(engine: &Engine, tables: &[u32]) -> Result<Setup, Failure> {
+    let inherited = engine
+        .interface
+        .as_ref()
+        .filter(|interface| interface.adopted);
+    let seen = inherited
+        .map(|interface| interface.observe(tables))
+        .transpose()?;
+    Ok(seen.flatten().unwrap_or_else(Setup::blank))
+}
+
+/// Lets packets flow, now that everything is set.
+fn start(engine: &mut Engine) -> Result<(), Failure> {
+    match &mut engine.interface {
+        Some(interface) => interface.start(&mut engine.world),
+        None => Ok(()),
+    }
+}
+
 fn create(engine: &mut Engine, name: &str, conf: &Conf) -> Result<(), Failure> {
-    let mut interface = Interface::create(name, engine.labels())?;
+    let mut interface = Interface::create(name, engine.labels(), &engine.store)?;
     // On a closed host it takes the mark to find the way to a peer, and with it the MTU.
     interface
         .outer

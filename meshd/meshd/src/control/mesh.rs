@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use meshd_os::notify::{self, Notifier};
+use meshd_os::notify;
 use meshd_os::uapi_socket::Listener;
 use meshd_proto::{Event, PublicKey, Time};
 
@@ -59,7 +59,8 @@ pub struct Mesh {
     control: Listener,
     own_uid: u32,
     next_token: u64,
-    notifier: Notifier,
+    /// Set when it is time to end.
+    pub(super) ending: Option<Ending>,
     watchdog: Option<(Duration, Time)>,
     pub(super) find_mtu_at: Option<Time>,
     /// Keeps the host closed.
@@ -68,6 +69,15 @@ pub struct Mesh {
     /// The confirmed configuration can't be used: nobody knows what it wants.
     pub(super) unread: bool,
     pub(super) expiry_at: Option<Time>,
+}
+
+/// What becomes of the interface and its sessions when the daemon ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// They end too.
+    Stop,
+    /// They are left to a successor. If none comes the keeper lets go of them, and they end with that.
+    Leave,
 }
 
 /// A link as a configuration names it: keys change, names stay.
@@ -84,15 +94,14 @@ pub fn run(name: &str) -> Outcome {
     let mut mesh = Mesh::new(name)?;
     mesh.start()?;
     let outcome = mesh.serve();
-    mesh.stop();
-    outcome.map_err(Vec::from)
+    mesh.stop(*outcome.as_ref().unwrap_or(&Ending::Stop));
+    outcome.map(drop).map_err(Vec::from)
 }
 
 impl Mesh {
     fn new(name: &str) -> Result<Self, Vec<Failure>> {
         let fail = |error| failure(name, error);
         let mut engine = Engine::new().map_err(fail)?;
-        let notifier = Notifier::from_env().map_err(fail)?;
         let path = paths::control_socket(name);
         if let Some(folder) = path.parent() {
             // If it can't be made, binding says so in better words.
@@ -141,7 +150,7 @@ impl Mesh {
             control,
             own_uid: own_uid().map_err(fail)?,
             next_token: FIRST_CONVERSATION,
-            notifier,
+            ending: None,
             watchdog: notify::watchdog_interval().map(|interval| (interval / 2, now)),
             find_mtu_at: None,
             guard: Guard::new(name)?,
@@ -155,23 +164,39 @@ impl Mesh {
     fn start(&mut self) -> Result<(), Failure> {
         self.watch_nft(NFT)?;
         self.take_live(&self.confirmed.clone())?;
-        let ready = self.notifier.ready();
+        // Of a link that this configuration doesn't want, say.
+        self.engine.store.forget_rest();
+        self.engine.store.settle();
+        let ready = self.engine.store.notifier().ready();
         ready.map_err(|error| failure(&self.name, error))
     }
 
-    fn stop(&mut self) {
+    /// How a signal to end is meant. A service manager sends the same one for a stop and for a restart; it holds the
+    /// descriptors until it knows that nobody comes, so they are left to it. Our own supervisor sends it for a stop alone.
+    fn ending_by_signal(&self) -> Ending {
+        if self.engine.store.keeps() && !self.engine.store.is_supervised() {
+            Ending::Leave
+        } else {
+            Ending::Stop
+        }
+    }
+
+    fn stop(&mut self, ending: Ending) {
         // The service manager sees the process end in any case.
-        let _ = self.notifier.stopping();
+        let _ = self.engine.store.notifier().stopping();
         if let Err(error) = self.state.close(self.engine.labels()) {
             eprintln!(
                 "meshd: warning: {}: {error}",
                 paths::label_mark(&self.name).display()
             );
         }
-        self.engine.destroy();
+        match ending {
+            Ending::Stop => self.engine.destroy(),
+            Ending::Leave => self.engine.leave(),
+        }
     }
 
-    fn serve(&mut self) -> Result<(), Failure> {
+    fn serve(&mut self) -> Result<Ending, Failure> {
         loop {
             let deadline = self.deadline();
             let happening = self
@@ -179,7 +204,7 @@ impl Mesh {
                 .next(deadline)
                 .map_err(|error| failure(&self.name, error))?;
             match happening {
-                Happening::End => return Ok(()),
+                Happening::End => return Ok(self.ending_by_signal()),
                 Happening::LinkGone => eprintln!(
                     "meshd: {}: the interface was deleted by somebody else",
                     self.name
@@ -199,6 +224,9 @@ impl Mesh {
                 Happening::Time => {}
             }
             self.turn(world::now())?;
+            if let Some(ending) = self.ending {
+                return Ok(ending);
+            }
         }
     }
 
@@ -232,7 +260,7 @@ impl Mesh {
         if let Some((interval, at)) = self.watchdog.filter(|(_, at)| *at <= now) {
             self.watchdog = Some((interval, at.after(interval).max(now)));
             // A manager that can't be told will restart us, which is what it is for.
-            let _ = self.notifier.watchdog();
+            let _ = self.engine.store.notifier().watchdog();
         }
         if self.expiry_at.is_some_and(|at| at <= now) {
             self.expire();

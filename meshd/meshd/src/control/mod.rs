@@ -15,6 +15,7 @@ mod names;
 mod outer;
 mod requests;
 mod running;
+mod store;
 mod upkeep;
 pub mod wire;
 mod world;

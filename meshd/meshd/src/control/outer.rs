@@ -1,13 +1,16 @@
 //! The outer side of an interface: its UDP sockets' port and mark, changed by a configuration or by `wg`.
 
 use std::io::ErrorKind;
+use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::thread::sleep;
 use std::time::Duration;
 
-use meshd_os::udp::UdpPair;
+use meshd_os::udp::{UdpPair, UdpSocket};
 use meshd_os::{Error, Result};
 use meshd_proto::uapi::{self, Errno};
 
+use super::store::{self, Store};
 use crate::packet::{Plane, Switches};
 
 /// The packet threads with what is known of their sockets.
@@ -20,6 +23,56 @@ pub struct Outer {
     chosen: Option<u16>,
     /// The port before this one.
     left: Option<u16>,
+    store: Rc<Store>,
+}
+
+/// Sockets, and how they came to be.
+pub struct Sockets {
+    /// Themselves.
+    pub pair: UdpPair,
+    /// What their packets are marked with.
+    pub mark: u32,
+}
+
+impl Sockets {
+    /// Those of a predecessor, or new ones on a port that the kernel chooses.
+    pub fn get(store: &Store, switches: &Switches) -> Result<Self> {
+        let fds: Vec<_> = store
+            .take(store::UDP)
+            .into_iter()
+            .map(|(_, fd)| fd)
+            .collect();
+        if !fds.is_empty() {
+            match Self::adopt(fds, switches) {
+                Ok(sockets) => return Ok(sockets),
+                Err(error) => eprintln!("meshd: warning: {error}"),
+            }
+            store.forget(store::UDP);
+        }
+        Ok(Self {
+            pair: UdpPair::bind(&switches.udp_options(0, 0))?,
+            mark: 0,
+        })
+    }
+
+    fn adopt(fds: Vec<std::os::fd::OwnedFd>, switches: &Switches) -> Result<Self> {
+        let pair = UdpPair::adopt(fds, &switches.udp_options(0, 0))?;
+        let mark = pair.iter().next().map_or(Ok(0), UdpSocket::mark)?;
+        Ok(Self { pair, mark })
+    }
+
+    /// Has them kept.
+    pub fn keep(&self, store: &Store) {
+        keep(&self.pair, store);
+    }
+}
+
+fn keep(pair: &UdpPair, store: &Store) {
+    for (name, socket) in [("udp4", &pair.v4), ("udp6", &pair.v6)] {
+        if let Some(socket) = socket {
+            store.keep(name, socket.as_fd());
+        }
+    }
 }
 
 /// How often, and after how long, a port that we have just left is tried again.
@@ -27,15 +80,21 @@ const LETTING_GO: usize = 50;
 const MOMENT: Duration = Duration::from_millis(2);
 
 impl Outer {
-    /// Packet threads on a port that the kernel chose.
-    pub fn new(plane: Plane, switches: Switches, chosen: u16) -> Self {
+    /// Packet threads on a port that the kernel chose, or a predecessor had.
+    pub fn new(
+        plane: Plane,
+        switches: Switches,
+        (port, mark): (u16, u32),
+        store: Rc<Store>,
+    ) -> Self {
         Self {
             plane,
             switches,
-            port: chosen,
-            mark: 0,
-            chosen: Some(chosen),
+            port,
+            mark,
+            chosen: Some(port),
             left: None,
+            store,
         }
     }
 
@@ -71,6 +130,9 @@ impl Outer {
         }
         let sockets = self.bind(port)?;
         let bound = sockets.port;
+        // The old ones would hold their port in the store.
+        self.store.forget(store::UDP);
+        keep(&sockets, &self.store);
         self.plane.rebind(sockets)?;
         self.left = Some(self.port);
         self.port = bound;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use meshd_proto::Time;
 
-use super::mesh::{to_duration, Link, Mesh};
+use super::mesh::{to_duration, Ending, Link, Mesh};
 use super::wire::{Request, Response, WireFailure, MAX_LINE};
 use super::{live, loaded::Loaded, world};
 use crate::conf::Secret;
@@ -125,6 +125,17 @@ impl Mesh {
                 Ok(report) => Ok(Some(Response::Report(Box::new(report)))),
                 Err(failure) => Err(failure.into()),
             },
+            Request::Upgrade => match self.may_upgrade() {
+                Ok(()) => {
+                    self.ending = Some(Ending::Leave);
+                    Ok(Some(Response::Done))
+                }
+                Err(failure) => Err(failure.into()),
+            },
+            Request::Stop => {
+                self.ending = Some(Ending::Stop);
+                Ok(Some(Response::Done))
+            }
         };
         match outcome {
             Ok(Some(response)) => self.answer(token, &response),
@@ -304,6 +315,20 @@ impl Mesh {
             status: Box::new(status),
             dead,
         })
+    }
+
+    /// Whether a successor would come, and would find everything.
+    fn may_upgrade(&self) -> Result<(), Failure> {
+        if self.switched.is_some() {
+            let why = "a configuration is live that nobody has confirmed yet";
+            return Err(Failure::new(&self.name, why, "confirm it, or roll back"));
+        }
+        if !self.engine.store.keeps() {
+            let why = "nobody would start the daemon again";
+            let hint = "run it by its service or by `meshd start`; else stop it and run it anew";
+            return Err(Failure::new(&self.name, why, hint));
+        }
+        Ok(())
     }
 
     /// Absent from now on.

@@ -60,6 +60,10 @@ pub enum Request {
     },
     /// What is configured, and what is so.
     Report,
+    /// Make way for a successor, which goes on with the interface and its sessions.
+    Upgrade,
+    /// End, and the interface and its sessions with you.
+    Stop,
 }
 
 impl fmt::Debug for Request {
@@ -75,6 +79,8 @@ impl fmt::Debug for Request {
             Self::Status => "status",
             Self::Ping { .. } => "ping",
             Self::Report => "report",
+            Self::Upgrade => "upgrade",
+            Self::Stop => "stop",
         })
     }
 }

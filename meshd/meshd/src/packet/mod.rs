@@ -47,49 +47,66 @@ use meshd_proto::{Datagram, Reader};
 use crate::probe::ProbeMark;
 use shared::Shared;
 
-/// The running packet threads of one interface. Dropping it ends them and closes TUN and sockets.
+/// The packet threads of one interface. Dropping it ends them and closes TUN and sockets.
 pub struct Plane {
     shared: Arc<Shared>,
     tun: Arc<Tun>,
+    reader: Reader,
     threads: Vec<JoinHandle<()>>,
     switches: Switches,
 }
 
 impl Plane {
-    /// Starts the threads. `reader` is the device's; each thread takes a copy.
+    /// Takes everything over, but starts no thread yet: until [`Plane::start`] whatever comes waits in the kernel, so that an
+    /// interface which was there before is set up first and loses nothing. `reader` is the device's; each thread takes a copy.
     ///
     /// # Errors
-    /// No thread can be started, or no eventfd made.
-    pub fn start(tun: Tun, sockets: UdpPair, reader: Reader) -> Result<Self> {
-        Self::start_with(tun, sockets, reader, Switches::from_env())
-    }
-
-    fn start_with(
-        mut tun: Tun,
-        sockets: UdpPair,
-        reader: Reader,
-        switches: Switches,
-    ) -> Result<Self> {
+    /// No eventfd can be made.
+    pub fn new(mut tun: Tun, sockets: UdpPair, reader: Reader, switches: Switches) -> Result<Self> {
         if !switches.tun_offload {
             tun.stop_offloading()?;
         }
-        let (tun, shared) = (Arc::new(tun), Arc::new(Shared::new(sockets)?));
-        let mut plane = Self {
-            shared,
-            tun,
+        Ok(Self {
+            shared: Arc::new(Shared::new(sockets)?),
+            tun: Arc::new(tun),
+            reader,
             threads: Vec::new(),
             switches,
-        };
-        let tx = tx::Tx::new(
-            plane.tun.clone(),
-            plane.shared.clone(),
-            reader.clone(),
-            switches,
-        );
-        plane.spawn("meshd-tx", move || tx.run())?;
-        let rx = rx::Rx::new(plane.tun.clone(), plane.shared.clone(), reader, switches);
-        plane.spawn("meshd-rx", move || rx.run())?;
-        Ok(plane)
+        })
+    }
+
+    /// Starts the threads, unless they run.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn start(&mut self) -> Result<()> {
+        if !self.threads.is_empty() {
+            return Ok(());
+        }
+        let (tun, shared) = (self.tun.clone(), self.shared.clone());
+        let tx = tx::Tx::new(tun, shared, self.reader.clone(), self.switches);
+        self.spawn("meshd-tx", move || tx.run())?;
+        let (tun, shared) = (self.tun.clone(), self.shared.clone());
+        let rx = rx::Rx::new(tun, shared, self.reader.clone(), self.switches);
+        self.spawn("meshd-rx", move || rx.run())
+    }
+
+    /// Ends the threads once they have sent or written what they hold; what comes from then on waits in the kernel, for a
+    /// successor. [`Plane::send`] and [`Plane::take_notices`] go on working.
+    pub fn halt(&mut self) {
+        self.shared.stop();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has said so itself.
+            let _ = thread.join();
+        }
+    }
+
+    /// Lets more than usual wait in the sockets while nobody reads them.
+    pub fn make_room(&self) {
+        for socket in self.shared.sockets().iter() {
+            // What doesn't fit is lost, as it would be without.
+            let _ = socket.set_receive_buffer(HANDOVER_BUFFER);
+        }
     }
 
     fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
@@ -202,13 +219,12 @@ impl Plane {
 
 impl Drop for Plane {
     fn drop(&mut self) {
-        self.shared.stop();
-        for thread in self.threads.drain(..) {
-            // A thread that panicked has said so itself.
-            let _ = thread.join();
-        }
+        self.halt();
     }
 }
+
+/// What waits in a socket during a handover, bytes: 60 ms of some gigabits a second.
+const HANDOVER_BUFFER: usize = 16 << 20;
 
 /// How long control waits for room in the socket, and how often.
 const PATIENCE: Duration = Duration::from_millis(5);

@@ -74,10 +74,17 @@ impl Tx {
     }
 
     pub fn run(mut self) {
-        while !self.shared.stopping() {
+        loop {
+            // When it is time to end, what was read is sent, and what wasn't is left to a successor.
+            let stopping = self.shared.stopping();
+            if stopping {
+                // It would keep the last packets from waiting for room.
+                self.shared.tx_kick.lower();
+            }
             self.shared.refresh(&mut self.version, &mut self.settings);
-            match self.batch() {
+            match self.batch(stopping) {
                 Ended::More => {}
+                Ended::Empty if stopping => return,
                 Ended::Empty => self.sleep(),
                 Ended::Gone => return self.shared.link_gone(),
             }
@@ -100,7 +107,7 @@ impl Tx {
         }
     }
 
-    fn batch(&mut self) -> Ended {
+    fn batch(&mut self, stopping: bool) -> Ended {
         let Self {
             tun,
             shared,
@@ -121,14 +128,18 @@ impl Tx {
                 settings,
                 now: Time(clock::boottime_ns()),
                 kick: &shared.tx_kick,
-                patience: None,
+                patience: stopping.then_some(LINGER),
                 route: None,
             },
             pace,
         };
         let mut ended = Ended::More;
         for _ in 0..TURNS {
-            ended = fill(tun, room, flows, sender.posting.now);
+            ended = if stopping {
+                Ended::Empty
+            } else {
+                fill(tun, room, flows, sender.posting.now)
+            };
             if ended == Ended::Gone || ended == Ended::Empty && flows.is_empty() {
                 break;
             }

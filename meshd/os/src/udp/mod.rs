@@ -117,6 +117,33 @@ impl UdpPair {
         }
     }
 
+    /// Takes over the sockets of a predecessor, one or two of different families on one port.
+    pub fn adopt(fds: impl IntoIterator<Item = OwnedFd>, options: &UdpOptions) -> Result<Self> {
+        let mut pair = Self {
+            v4: None,
+            v6: None,
+            port: 0,
+        };
+        for fd in fds {
+            let socket = UdpSocket::adopt(fd, options)?;
+            let place = if socket.is_ipv4() {
+                &mut pair.v4
+            } else {
+                &mut pair.v6
+            };
+            let known = pair.port;
+            if place.is_some() || known != 0 && known != socket.port() {
+                return Err(not_a_pair());
+            }
+            pair.port = socket.port();
+            *place = Some(socket);
+        }
+        if pair.port == 0 {
+            return Err(not_a_pair());
+        }
+        Ok(pair)
+    }
+
     /// The socket that reaches `to`.
     pub fn towards(&self, to: &SocketAddr) -> Option<&UdpSocket> {
         if to.is_ipv4() {
@@ -135,6 +162,13 @@ impl UdpPair {
     pub fn set_mark(&self, mark: u32) -> Result<()> {
         self.iter().try_for_each(|socket| socket.set_mark(mark))
     }
+}
+
+fn not_a_pair() -> Error {
+    Error::new(
+        "adopt UDP sockets",
+        io::Error::from(io::ErrorKind::InvalidInput),
+    )
 }
 
 /// `None` for a family this kernel doesn't have or was told not to use.
@@ -176,7 +210,7 @@ impl UdpSocket {
     }
 
     /// Takes over a bound socket of a predecessor. Whether it merges stays as it is: switching UDP_GRO while packets are
-    /// queued would lose them.
+    /// queued would lose them. So does its mark.
     pub fn adopt(fd: OwnedFd, options: &UdpOptions) -> Result<Self> {
         let what = || "adopt a UDP socket";
         let kind =
@@ -193,7 +227,6 @@ impl UdpSocket {
             sys::getsockopt_int(fd.as_fd(), libc::SOL_UDP, libc::UDP_GRO).is_ok_and(|v| v != 0);
         let socket = Self::with_fd(fd, gro, options.gso)?;
         configure(socket.as_fd(), socket.local.is_ipv4(), options).context(what)?;
-        set_mark(socket.as_fd(), options.mark)?;
         Ok(socket)
     }
 
@@ -231,6 +264,19 @@ impl UdpSocket {
     /// Marks what this socket sends from now on (SO_MARK; CAP_NET_ADMIN). 0 takes the mark away.
     pub fn set_mark(&self, mark: u32) -> Result<()> {
         set_mark(self.as_fd(), mark)
+    }
+
+    /// What its packets are marked with (SO_MARK); 0: they aren't.
+    pub fn mark(&self) -> Result<u32> {
+        sys::getsockopt_int(self.as_fd(), libc::SOL_SOCKET, libc::SO_MARK)
+            .map(|mark| mark as u32)
+            .context(|| "ask a UDP socket's mark")
+    }
+
+    /// Sets the receive buffer to `size` bytes, or to what the kernel's limit allows.
+    pub fn set_receive_buffer(&self, size: usize) -> Result<()> {
+        set_buffer(self.as_fd(), libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, size)
+            .context(|| "set a UDP socket's buffer")
     }
 
     /// Sizes of the receive and the send buffer in bytes, as the kernel counts them (twice what was asked for).
@@ -282,11 +328,19 @@ fn configure(fd: BorrowedFd<'_>, ipv4: bool, options: &UdpOptions) -> io::Result
         (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, options.send_buffer),
     ];
     for (force, plain, size) in buffers {
-        let size = i32::try_from(size).unwrap_or(i32::MAX / 2);
-        // Forcing needs CAP_NET_ADMIN in the first user namespace; a smaller buffer is only slower.
-        if sys::setsockopt(fd, libc::SOL_SOCKET, force, size).is_err() {
-            sys::setsockopt(fd, libc::SOL_SOCKET, plain, size)?;
-        }
+        set_buffer(fd, force, plain, size)?;
     }
     Ok(())
+}
+
+fn set_buffer(
+    fd: BorrowedFd<'_>,
+    force: libc::c_int,
+    plain: libc::c_int,
+    size: usize,
+) -> io::Result<()> {
+    let size = i32::try_from(size).unwrap_or(i32::MAX / 2);
+    // Forcing needs CAP_NET_ADMIN in the first user namespace; a smaller buffer is only slower.
+    sys::setsockopt(fd, libc::SOL_SOCKET, force, size)
+        .or_else(|_| sys::setsockopt(fd, libc::SOL_SOCKET, plain, size))
 }

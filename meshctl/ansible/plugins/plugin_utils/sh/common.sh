@@ -58,7 +58,7 @@ last_words() {
 # empty ones only.
 sweep() {
     rm -f "/etc/meshd/$name.conf" "/etc/meshd/$name.next" "/etc/meshd/$name.manifest.json" "/var/log/meshd-$name.log"
-    rm -f "/run/meshd/$name.sock" "/run/meshd/$name.pid" "/run/wireguard/$name.sock"
+    rm -f "/run/meshd/$name.sock" "/run/meshd/$name.pid" "/run/meshd/$name.keeper" "/run/wireguard/$name.sock"
     rm -f "/var/lib/meshd/$name.tai64n" "/var/lib/meshd/$name.tai64n.new" "/var/lib/meshd/$name.forward"
     rmdir /etc/meshd /usr/local/lib/meshd/*/ /usr/local/lib/meshd 2> /dev/null
     for folder in /var/lib/meshd /run/meshd /run/wireguard; do

@@ -84,7 +84,9 @@ impl End {
         let key = PrivateKey::new(secret);
         let mut device = Device::new(Tai64n::ZERO);
         device.set_private_key(Some(key.clone()));
-        let plane = Arc::new(Plane::start_with(tun, pair, device.reader(), switches).unwrap());
+        let mut plane = Plane::new(tun, pair, device.reader(), switches).unwrap();
+        plane.start().unwrap();
+        let plane = Arc::new(plane);
         let (stop, gone) = (
             Arc::new(events::Event::new().unwrap()),
             Arc::new(AtomicBool::new(false)),

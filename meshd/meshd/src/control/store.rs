@@ -1,0 +1,129 @@
+//! What outlives this process: descriptors kept by the service manager or by our own supervisor, by name.
+//!
+//! Strategy: both speak sd_notify's datagrams and hand everything in at the next start, so the daemon knows one keeper only,
+//! or none: then every call does nothing. Names are `tun-0`, `tun-1`, … for the queues, `udp4`, `udp6`, and `memory`
+//! (docs/reference/contracts.md §3). What was handed in and nobody takes is forgotten: a queue that nobody reads would
+//! swallow its flows.
+//!
+//! What it does not do: know what a descriptor is good for; who takes one looks.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use meshd_os::notify::{self, Notifier};
+use meshd_os::Result;
+
+/// Names of the TUN's queues start so.
+pub const TUN: &str = "tun-";
+/// Names of the sockets start so.
+pub const UDP: &str = "udp";
+
+/// How long a keeper may take to do what it was told.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// See the file's head.
+pub struct Store {
+    notifier: Notifier,
+    supervised: bool,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Handed in and not taken yet.
+    found: Vec<(String, OwnedFd)>,
+    /// Names that are kept now.
+    held: BTreeSet<String>,
+}
+
+impl Store {
+    /// The keeper of this process, with what it handed in. The second call in a process finds nothing.
+    pub fn open() -> Result<Self> {
+        let found = notify::received_fds();
+        let held = found.iter().map(|(name, _)| name.clone()).collect();
+        Ok(Self {
+            notifier: Notifier::from_env()?,
+            supervised: notify::is_supervised(),
+            state: RefCell::new(State { found, held }),
+        })
+    }
+
+    /// The line to the keeper.
+    pub fn notifier(&self) -> &Notifier {
+        &self.notifier
+    }
+
+    /// Whether anybody keeps anything.
+    pub fn keeps(&self) -> bool {
+        self.notifier.is_connected()
+    }
+
+    /// Whether the keeper is our own supervisor.
+    pub fn is_supervised(&self) -> bool {
+        self.supervised
+    }
+
+    /// What was handed in under names that start so, in the order of the names.
+    pub fn take(&self, prefix: &str) -> Vec<(String, OwnedFd)> {
+        let mut state = self.state.borrow_mut();
+        let (mut taken, left): (Vec<_>, Vec<_>) = std::mem::take(&mut state.found)
+            .into_iter()
+            .partition(|(name, _)| name.starts_with(prefix));
+        state.found = left;
+        // `tun-10` comes after `tun-9`.
+        taken.sort_by(|(a, _), (b, _)| (a.len(), a).cmp(&(b.len(), b)));
+        taken
+    }
+
+    /// Has `fd` kept as `name`, unless something is already. A failure costs an interruption at the next start, and is said.
+    pub fn keep(&self, name: &str, fd: BorrowedFd<'_>) {
+        if self.keeps() && self.state.borrow_mut().held.insert(name.to_owned()) {
+            if let Err(error) = self.notifier.store(fd, name) {
+                eprintln!("meshd: warning: {name} will not outlive this process: {error}");
+            }
+        }
+    }
+
+    /// Has everything forgotten whose name starts so, and waits until it is.
+    pub fn forget(&self, prefix: &str) {
+        drop(self.take(prefix));
+        let names: Vec<String> = {
+            let state = self.state.borrow();
+            let names = state.held.iter().filter(|name| name.starts_with(prefix));
+            names.cloned().collect()
+        };
+        if names.is_empty() {
+            return;
+        }
+        for name in names {
+            if let Err(error) = self.notifier.forget(&name) {
+                eprintln!("meshd: warning: {name} is kept for nobody: {error}");
+            }
+            self.state.borrow_mut().held.remove(&name);
+        }
+        self.settle();
+    }
+
+    /// Has everything forgotten that was handed in and not taken.
+    pub fn forget_rest(&self) {
+        let rest: BTreeSet<String> = {
+            let state = self.state.borrow();
+            state.found.iter().map(|(name, _)| name.clone()).collect()
+        };
+        for name in rest {
+            self.forget(&name);
+        }
+    }
+
+    /// Waits until the keeper has done what it was told, so that a process which dies now leaves it so.
+    pub fn settle(&self) {
+        match self.notifier.barrier(PATIENCE) {
+            Ok(true) => {}
+            // It will get there: its messages are in order.
+            Ok(false) => eprintln!("meshd: warning: the service manager is slow"),
+            Err(error) => eprintln!("meshd: warning: {error}"),
+        }
+    }
+}
