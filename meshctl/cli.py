@@ -31,6 +31,7 @@ _CHANGES, _SOME_FAILED, _INTERRUPTED = 2, 4, 130
 def main(arguments: list[str] | None = None) -> NoReturn:
     """The entry point; never returns."""
     words = sys.argv[1:] if arguments is None else arguments
+    _open_streams()
     screen = Screen(as_json="--json" in words)
     for order in (signal.SIGTERM, signal.SIGHUP):  # a cancelled CI job or a closed terminal: the same as Ctrl-C
         if signal.getsignal(order) is not signal.SIG_IGN:  # nohup means what it says
@@ -43,7 +44,7 @@ def run(words: list[str], screen: Screen) -> int:
     try:
         return cli.main(words, prog_name="meshctl", standalone_mode=False, obj=screen) or 0
     except click.ClickException as error:
-        screen.failure(_usage(error))
+        screen.failure(_usage(error, _command_of(words)))
         return 1
     except Failure as error:
         screen.failure(error)
@@ -52,20 +53,53 @@ def run(words: list[str], screen: Screen) -> int:
         screen.interrupted()
         return _INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left: say nothing more
+        _drop_stdout()  # the reader has left: say nothing more
+        return 1
+    except OSError as error:  # what no door expected: a full disk behind stdout, say
+        if error.filename is None:  # of a stream: stdout, most likely, and then there is no use in trying it again
+            _drop_stdout()
+        screen.failure(Failed(_os_words(error)))
         return 1
     finally:
         screen.close()
 
 
-def _usage(error: click.ClickException) -> Failed:
+def _open_streams() -> None:
+    """A stream that the caller has closed (`>&-`) becomes /dev/null, before anything else takes its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  it stays open
+
+
+def _drop_stdout() -> None:
+    """What is still to be written there goes nowhere; Python would try once more at its end, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _os_words(error: OSError) -> str:
+    why = (error.strerror or str(error)).lower()
+    return f"{error.filename}: {why}" if error.filename else f"can't go on: {why}"
+
+
+def _usage(error: click.ClickException, path: str) -> Failed:
     """click's complaint in our words (MESSAGES.md): no capital, no full stop, and where to look."""
     what = " ".join(error.format_message().split())  # choices stand a line each
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "meshctl"
+    path = context.command_path if (context := getattr(error, "ctx", None)) is not None else path
     what, _, near = (part.strip("(. ") for part in what.partition("Did you mean "))
     hint = f"did you mean {near.rstrip('?)')}?" if near else f"{path} --help"
     return Failed(what[:1].lower() + what[1:], hint, "usage")
+
+
+def _command_of(words: Sequence[str]) -> str:
+    """The command that these words begin with: not every complaint of click's knows it."""
+    path: list[str] = ["meshctl"]
+    group: click.Command = cli
+    for word in words:
+        found = group.commands.get(word) if isinstance(group, click.Group) else None
+        if found is None:
+            break
+        path, group = [*path, word], found
+    return " ".join(path)
 
 
 @click.group(

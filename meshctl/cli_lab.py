@@ -82,9 +82,11 @@ def lab_status(screen: Screen, /, file: Path | None, as_json: bool) -> int:
     if as_json:
         screen.json({"schema": 1, "name": found.name, "running": found.running, "hosts": rows})
     else:
-        screen.text(
-            "".join(f"{n}  {'up' if row['running'] else 'down'}  {row['address']}\n" for n, row in rows.items())
+        width = max(map(len, rows), default=0)
+        lines = (
+            f"{n.ljust(width)}  {'up  ' if row['running'] else 'down'}  {row['address']}\n" for n, row in rows.items()
         )
+        screen.text("".join(lines))
     return 0
 
 

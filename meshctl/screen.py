@@ -6,6 +6,7 @@ sees the work live, host by host and step by step (with rich, loaded only then);
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -131,10 +132,12 @@ class Screen:
         steps[step] = status
         if status == "skipped":
             del steps[step]
-        if self._live is not None:
-            self._live.update(self._picture(), refresh=True)
-        elif not self.as_json and self._phase in ("apply", "remove", "confirm") and status not in ("start", "skipped"):
-            self._write(sys.stderr, [(("", f"{host}: {step} {status}"),)])
+        told = self._phase in ("apply", "remove", "confirm") and status not in ("start", "skipped")
+        with contextlib.suppress(OSError):  # nobody looks any more: no reason to stop half-way
+            if self._live is not None:
+                self._live.update(self._picture(), refresh=True)
+            elif not self.as_json and told:
+                self._write(sys.stderr, [(("", f"{host}: {step} {status}"),)])
 
     def close(self) -> None:
         """End the live picture, if there is one."""

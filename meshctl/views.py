@@ -92,7 +92,7 @@ def links(status: Status) -> Iterator[Line]:
     for number, (*cells, reason) in enumerate(rows):
         name, state, *numbers = (text.ljust(width) for text, width in zip(cells, widths, strict=True))
         if number == 0:
-            yield line("  ".join((name, "  ", state, *numbers)).rstrip(), "dim")
+            yield line("  ".join((name, " ", state, *numbers)).rstrip(), "dim")
             continue
         glyph = {"alive": "=", "down": "!", "new": "~"}.get(cells[1], "~")
         tail = "  ".join((*numbers, reason)).rstrip()
@@ -283,7 +283,8 @@ def _host_status(host: HostStatus, apply: str) -> Iterator[Line]:
 
 
 def _link(link: LinkStatus) -> tuple[str, str, str, str, str]:
-    handshake = "never" if link.handshake_s is None else f"{_age(link.handshake_s)} ago"
+    unknown = link.state is State.UNKNOWN
+    handshake = ("" if unknown else "never") if link.handshake_s is None else f"{_age(link.handshake_s)} ago"
     rtt = "" if link.rtt_ms is None else f"{link.rtt_ms:.2f} ms"
     lost = f"{link.loss:.0%} lost" if link.loss else ""
     return f"{link.a} -- {link.b}", str(link.state), handshake, rtt, "  ".join(filter(None, (lost, link.reason)))

@@ -19,7 +19,10 @@ from meshctl.core.status import State, Status
 
 Point = tuple[float, float]
 
-_BOX = (146.0, 52.0)
+_BOX = (146.0, 52.0)  # the least width, and the height
+_LETTER, _SMALL_LETTER = 8.2, 6.6  # widths that hold for most letters of the two sizes, and a little more
+_PADDING = 24.0
+_LONGEST = 32  # letters of a name
 _MARGIN = 40.0
 _TITLE = 56.0
 _STYLE = """\
@@ -74,7 +77,8 @@ def svg(mesh: Mesh, status: Status | None = None) -> str:
         f'  <text class="title" x="{width / 2:.0f}" y="34">{mesh.name}</text>',
     ]
     parts += [_line(link, points, states, mesh) for link in mesh.links]
-    parts += [_box(host, points[name]) for name, host in mesh.hosts.items()]
+    size = _box_size(mesh)
+    parts += [_box(host, points[name], size) for name, host in mesh.hosts.items()]
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -84,9 +88,9 @@ def _layout(mesh: Mesh) -> tuple[dict[str, Point], float, float]:
     ring = [n for n, h in mesh.hosts.items() if not h.relay]
     if not ring:
         ring, hubs = hubs, []
-    width, height = _BOX
-    inner = _radius(len(hubs), 80)
-    outer = max(_radius(len(ring), 105), inner + width * 1.1 if hubs else 0.0)
+    width, height = _box_size(mesh)
+    inner = _radius(len(hubs), 80, width)
+    outer = max(_radius(len(ring), 105, width), inner + width * 1.1 if hubs else 0.0)
     # hubs stand a quarter of a step aside, so that no link to one runs through another
     start = -pi / 2 if len(ring) != 2 else pi
     points = _circle(ring, outer, start) | _circle(hubs, inner, start + pi / 2 / max(1, len(ring)))
@@ -97,9 +101,17 @@ def _layout(mesh: Mesh) -> tuple[dict[str, Point], float, float]:
     return placed, right - left + width + 2 * _MARGIN, bottom - top + height + _TITLE + _MARGIN
 
 
-def _radius(count: int, least: float) -> float:
+def _box_size(mesh: Mesh) -> tuple[float, float]:
+    """All boxes are as wide as the longest text needs."""
+    least, height = _BOX
+    texts = [_LETTER * len(_short(name)) for name in mesh.hosts]
+    texts += [_SMALL_LETTER * len(_small(host)) for host in mesh.hosts.values()]
+    return max([least, *(text + _PADDING for text in texts)]), height
+
+
+def _radius(count: int, least: float, width: float) -> float:
     """Wide enough that neighbours on the ring don't touch."""
-    return 0.0 if count < 2 else max(least, count * _BOX[0] * 0.62 / pi)
+    return 0.0 if count < 2 else max(least, count * width * 0.62 / pi)
 
 
 def _circle(names: list[str], radius: float, start: float) -> dict[str, Point]:
@@ -120,19 +132,17 @@ def _line(link: Pair, points: Mapping[str, Point], states: Mapping[Pair, State],
     )
 
 
-def _box(host: Host, at: Point) -> str:
-    width, height = _BOX
+def _box(host: Host, at: Point, size: tuple[float, float]) -> str:
+    width, height = size
     x, y = at
-    address = ip.addr_text(host.addresses[0]) if host.addresses else ""
     about = " · ".join([*(escape(t) for t in (host.owner, host.note) if t), *map(ip.addr_text, host.addresses)])
-    small = " · ".join([address, *_marks(host)])
     return "\n".join(
         [
             f"  <g><title>{host.name}: {about}</title>",
             f'    <rect class="box{" hub" if host.relay else ""}" x="{x - width / 2:.1f}" y="{y - height / 2:.1f}" '
             f'width="{width:.0f}" height="{height:.0f}" rx="9"/>',
             f'    <text class="name" x="{x:.1f}" y="{y - 4:.1f}">{_short(host.name)}</text>',
-            f'    <text class="small" x="{x:.1f}" y="{y + 14:.1f}">{small}</text>',
+            f'    <text class="small" x="{x:.1f}" y="{y + 14:.1f}">{_small(host)}</text>',
             "  </g>",
         ]
     )
@@ -142,8 +152,15 @@ def _marks(host: Host) -> list[str]:
     return [word for word, there in (("hub", host.relay), ("nat", host.nat), ("lan", bool(host.lan))) if there]
 
 
+def _small(host: Host) -> str:
+    """The second line of a box."""
+    return " · ".join([*map(ip.addr_text, host.addresses[:1]), *_marks(host)])
+
+
 def _short(name: str) -> str:
-    return name if len(name) <= 16 else f"{name[:15]}…"
+    """Cut in the middle: long names differ at their ends."""
+    half = _LONGEST // 2
+    return name if len(name) <= _LONGEST else f"{name[:half]}…{name[1 - half :]}"
 
 
 def _ident(name: str) -> str:

@@ -217,8 +217,9 @@ class Host(Defaults):
 def _host(value: object) -> object:
     if isinstance(value, str):
         return {"ssh": value}
-    if value is None:
-        raise _fault("missing", "this host has no SSH address", "write it as NAME: root@host.example.com")
+    if not isinstance(value, dict):
+        what = "this host has no SSH address" if value is None else "that is no way to reach a host"
+        raise _fault("missing", what, "write it as NAME: root@host.example.com")
     return value
 
 

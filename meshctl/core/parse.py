@@ -313,7 +313,8 @@ def _fault_path(detail: ErrorDetails, data: object) -> tuple[str, ...]:
     """
     path = [step for step in detail["loc"] if step != "[key]"]
     # what can't be left out takes its mapping along, else it would be missing in the next round
-    if len(path) > 1 and (detail["type"] == "missing" or path[-1] in ("ssh", "hub")):
+    lacks = detail["type"] == "missing" and "what" not in detail.get("ctx", {})
+    if len(path) > 1 and (lacks or path[-1] in ("ssh", "hub")):
         path = path[:-1]
     real: list[str] = []
     for step in path:

@@ -1,15 +1,22 @@
-"""Init: a first mesh.yaml, and git kept away from the private keys."""
+"""Init: a first mesh.yaml, and git kept away from the private keys.
+
+What is typed is judged as words of the command line, since there is no file yet whose line could be named.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from meshctl.core import parse
+from meshctl.core import names, parse
 from meshctl.core.errors import Failed
+from meshctl.core.spec import SshAddress
 from meshctl.shell import meshdir, yamlfile
 
 _EXAMPLE = ("a=root@a.example.com", "b=root@b.example.com")
+_PLAIN = re.compile(r"[A-Za-z0-9_.@-]+(:\d+)?")
 _REST = """\
 
 # Everybody is linked with everybody, unless you say otherwise:
@@ -24,14 +31,11 @@ def write(file: Path, name: str, hosts: Sequence[str]) -> tuple[Path, ...]:
 
     `hosts` are `NAME=USER@ADDRESS`. Failed when the file is there already; Invalid when it would not be right.
     """
-    if file.exists():
-        raise Failed(f"{file} is there already", "edit it, or name another with --file", "exists")
-    named = []
-    for word in hosts or _EXAMPLE:
-        host, equals, ssh = word.partition("=")
-        if not equals:
-            host, ssh = word.rpartition("@")[2].partition(".")[0], word
-        named.append((host, ssh))
+    meshdir.new(file)
+    if (fault := names.mesh_name_fault(name)) is not None:
+        near = names.tidy(name, limit=15)
+        raise Failed(fault, f"for example {near or 'prod'}", "usage")
+    named = [_host(word) for word in hosts or _EXAMPLE]
     lines = [f"mesh: {name}", "hosts:", *(f"  {host}: {ssh}" for host, ssh in named)]
     text = "\n".join(lines) + "\n" + _REST % {"first": named[0][0]}
     parse.parse(yamlfile.parse(text.encode(), str(file)), str(file))
@@ -42,3 +46,17 @@ def write(file: Path, name: str, hosts: Sequence[str]) -> tuple[Path, ...]:
         return (file,)
     meshdir.write(ignore, "\n".join([*kept, line]) + "\n")
     return (file, ignore)
+
+
+def _host(word: str) -> tuple[str, str]:
+    """`NAME=USER@ADDRESS`, or an address whose first label is the name: both as mesh.yaml writes them."""
+    host, equals, ssh = word.partition("=")
+    if not equals:
+        host, ssh = word.rpartition("@")[2].partition(".")[0], word
+    try:
+        SshAddress.parse(ssh)
+    except ValueError as error:
+        raise Failed(f"{word}: {error.args[0]}", "write it as NAME=USER@ADDRESS", "usage") from None
+    if (fault := names.label_fault(host, "host")) is not None:
+        raise Failed(fault, f"write it as NAME={ssh}", "usage")
+    return host, ssh if _PLAIN.fullmatch(ssh) else json.dumps(ssh)  # a JSON string is a YAML double-quoted scalar

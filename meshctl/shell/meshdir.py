@@ -44,11 +44,20 @@ class MeshDir:
         return self.yaml.with_name(f".{self.yaml.stem}.run")
 
 
+def new(path: Path) -> MeshDir:
+    """The mesh that this file is to begin. Failed when it is there, Invalid when it can't be called so."""
+    _not_of_ours(path)
+    if path.exists():
+        raise Failed(f"{path} is there already", "edit it, or name another with --file", "exists")
+    return MeshDir(path)
+
+
 def find(path: Path | None) -> MeshDir:
     """The mesh of this file, or of ./mesh.yaml; a folder means the mesh.yaml in it. Invalid when there is none."""
     chosen = path or DEFAULT
     if chosen.is_dir():
         chosen = chosen / DEFAULT
+    _not_of_ours(chosen)
     if not chosen.is_file():
         where = Where(str(chosen))
         raise Invalid(
@@ -57,11 +66,22 @@ def find(path: Path | None) -> MeshDir:
     return MeshDir(chosen)
 
 
+def _not_of_ours(path: Path) -> None:
+    """A mesh file called mesh.lock would be its own lock, and be written over by it."""
+    if path.suffix in (".lock", ".keys"):
+        hint = f"name the mesh's own file: {path.with_suffix('.yaml')}"
+        raise Invalid([Problem(f"a file called {path.suffix} is written by meshctl", Where(str(path)), hint, "name")])
+
+
 def write(path: Path, text: str | bytes, *, mode: int = 0o644) -> None:
-    """Replace a file atomically and durably; nobody ever sees half of it. Failed when the folder doesn't let us."""
+    """Replace a file atomically and durably; nobody ever sees half of it. Failed when the folder doesn't let us.
+
+    A symbolic link stays one: what it leads to is replaced, so that keys kept elsewhere stay there.
+    """
     data = text.encode() if isinstance(text, str) else text
     temporary = None
     try:
+        path = path.resolve() if path.is_symlink() else path
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
@@ -99,11 +119,13 @@ def run_lock(mesh: MeshDir) -> Iterator[None]:
             "host": socket.gethostname(),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        os.ftruncate(handle, 0)
-        os.write(handle, json.dumps(holder).encode())
+        with contextlib.suppress(OSError):  # who holds it is only told; a full disk is said by what must be written
+            os.ftruncate(handle, 0)
+            os.write(handle, json.dumps(holder).encode())
         yield
     finally:
-        mesh.run_lock.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            mesh.run_lock.unlink(missing_ok=True)
         os.close(handle)
 
 

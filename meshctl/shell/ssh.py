@@ -1,14 +1,16 @@
 """Pooled SSH connections to all hosts at once: one interface, whatever the road.
 
-Strategy: one thread and one connection a host; paramiko where it can, the `ssh` command where it can't. The pins of
-the address are the only host keys accepted, and a host without a pin isn't contacted. Root by sudo where the user
-isn't root: `sudo -n`, or with a password that is sent only when sudo asks for it. A fault is a returned HostError.
+Strategy: one thread and one connection a host; paramiko where it can, the `ssh` command where it can't or stumbles.
+The pins of the address are the only host keys accepted, and a host without a pin isn't contacted. Root by sudo where
+the user isn't root: `sudo -n`, or with a password that is sent only when sudo asks for it. A fault is a returned
+HostError.
 
 What it does not do: retry, print, or know what the commands mean.
 """
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +21,9 @@ from typing import Protocol, Self, TypeVar
 from meshctl.core.errors import HostError
 from meshctl.shell.become import Sudo
 from meshctl.shell.completed import Completed
-from meshctl.shell.sshconfig import Road
+from meshctl.shell.sshconfig import Road, unreachable
 
+_log = logging.getLogger(__name__)
 COMMAND_TIMEOUT = 120.0  # seconds
 _MOST_AT_ONCE = 256  # threads; each costs a socket and a few hundred KiB
 T = TypeVar("T")
@@ -72,6 +75,8 @@ class Pool:
             return sudo.finish(connection.run(sudo.command, command.stdin, command.timeout, sudo))
         except HostError as error:
             return error
+        except Exception as error:  # what a strange server makes the library stumble over is that host's fault alone
+            return unreachable(host, address, f"{type(error).__name__}: {error}")
 
     def run_all(
         self, commands: Mapping[str, Command], on_done: Callable[[str, Completed | HostError], None] | None = None
@@ -162,5 +167,9 @@ def _open(host: str, address: Road) -> Connection:
         return CommandConnection(host, address)
     try:
         return ParamikoConnection(host, address)
-    except NotForParamiko:
+    except HostError:
+        raise
+    except Exception as error:
+        if not isinstance(error, NotForParamiko):
+            _log.debug("%s: %s", host, error, exc_info=True)
         return CommandConnection(host, address)

@@ -83,7 +83,13 @@ def resolve(host: str, destination: str, *, port: int | None = None, config: Pat
     command += ["--", destination]
     try:
         answer = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",  # paths are bytes
+            timeout=30,
+            check=False,
         )
     except FileNotFoundError:
         raise HostError(

@@ -209,7 +209,7 @@ def offered_host_key(host: str, address: Road) -> str:
     try:
         wire.transport.start_client(timeout=address.connect_timeout)
         return _pin(wire.transport.get_remote_server_key())
-    except (paramiko.SSHException, OSError, EOFError) as error:
+    except Exception as error:  # paramiko has no one class for what a strange server can make of it
         raise wire.unreachable(error) from error
     finally:
         wire.close()
@@ -271,4 +271,7 @@ def _words(error: BaseException) -> str:
         return "the name does not resolve"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror[0].lower() + error.strerror[1:]
-    return str(error).strip().rstrip(".") or "the host closed the connection"
+    said = str(error).strip().rstrip(".")
+    if "SSH protocol banner" in said:  # paramiko/transport.py, _check_banner: nothing came, or something else
+        return "what listens there does not speak SSH"
+    return said[:1].lower() + said[1:] or "the host closed the connection"

@@ -60,6 +60,9 @@ def parse(text: bytes, shown: str) -> Tree:
         line = text.count(b"\n", 0, error.start) + 1
         problem = Problem("this is not UTF-8 text", Where(shown, line, 1), "save the file as UTF-8", "yaml")
         raise Invalid([problem]) from error
+    if (marked := _conflict(decoded)) is not None:
+        what, hint = "a merge left git's conflict marks here", "keep one of the two sides, and delete the marks"
+        raise Invalid([Problem(what, Where(shown, marked, 1), hint, "yaml")])
     try:
         node = YAML(typ="rt", pure=True).compose(decoded)
     except MarkedYAMLError as error:
@@ -68,6 +71,13 @@ def parse(text: bytes, shown: str) -> Tree:
         what = str(error).splitlines()[0].rstrip(".")
         raise Invalid([Problem(what, Where(shown), _hint(what), "yaml")]) from error
     return Scalar(None, "", 1, 1) if node is None else _Reader(shown).tree(node)
+
+
+def _conflict(text: str) -> int | None:
+    """The line where git's conflict begins (git-merge(1)); no text of ours can start a line so."""
+    lines = text.splitlines()
+    began = next((number for number, line in enumerate(lines, 1) if line.startswith("<<<<<<< ")), None)
+    return began if any(line.startswith(">>>>>>> ") for line in lines) else None
 
 
 def _syntax(error: MarkedYAMLError, shown: str) -> Problem:
@@ -116,7 +126,10 @@ class _Reader:
         at = self.tree(key)
         if not isinstance(at, Scalar):
             raise self._invalid(at.line, at.column, "a key is a word, not a list or a mapping", "write KEY: value")
-        return Entry(at, self.tree(value))
+        held = self.tree(value)
+        if isinstance(held, Scalar) and held.value is None and not held.text:
+            held = Scalar(None, "", at.line, at.column)  # nothing is written: the parser's mark is at the next token
+        return Entry(at, held)
 
     def _scalar(self, node: Node, line: int, column: int) -> Scalar:
         kind, text = str(node.tag).removeprefix(_TAG), str(node.value)

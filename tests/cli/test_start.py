@@ -62,6 +62,22 @@ def test_hosts_are_completed_from_the_file(tmp_path: Path) -> None:
     assert done.stdout == b"plain,alpha\n"
 
 
+def test_a_full_disk_behind_stdout_is_one_sentence() -> None:
+    for words in (["schema"], ["version", "--json"]):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "meshctl", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            )
+        assert (done.returncode, done.stderr) == (1, "error: can't go on: no space left on device\n")
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-"])
+def test_a_stream_that_the_caller_closed_is_no_fault(closed: str) -> None:
+    line = f'"{sys.executable}" -m meshctl version {closed}'
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("name", ["trust", "plan", "apply", "remove", "status", "verify"])
 def test_whoever_contacts_hosts_takes_yes_and_offers_it_where_something_is_asked(name: str) -> None:
     (option,) = [param for param in cli.commands[name].params if param.name == "yes"]

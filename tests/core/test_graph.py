@@ -58,6 +58,22 @@ def test_the_picture_is_complete_and_nothing_overlaps(text: str) -> None:
         assert across or down
 
 
+def test_names_are_told_apart_and_texts_fit_their_boxes() -> None:
+    names = [f"a-rather-long-name-of-a-machine-in-the-rack-number-{i}" for i in range(3)]
+    hosts = "".join(f"  {name}: root@{name}.example.com\n" for name in names)
+    long = "fd00:1234:5678:9abc:ffff:ffff:ffff:0/112"
+    root = ET.fromstring(
+        graph.svg(world(f'mesh: m\nnetwork: "{long}"\nhosts:\n{hosts}links: {{hub: {names[0]}}}\n').mesh)
+    )
+    shown = []
+    for group in root.findall(f"{SVG}g"):
+        (box,), (name, small) = group.findall(f"{SVG}rect"), group.findall(f"{SVG}text")
+        shown.append(name.text or "")
+        assert 8 * len(name.text or "") <= float(box.attrib["width"])
+        assert 6.5 * len(small.text or "") <= float(box.attrib["width"])  # DejaVu Sans, 11 px: 6.4 a digit
+    assert len(set(shown)) == 3
+
+
 def test_what_people_write_cannot_break_the_picture() -> None:
     text = "mesh: m\nhosts: {a: {ssh: r@a, note: '<script>&', owner: '\"]]>'}}\n"
     svg = graph.svg(world(text).mesh)

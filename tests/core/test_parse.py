@@ -115,7 +115,7 @@ FAULTS = {
     "mesh: m\nhosts: {localhost: r@b}\n": (2, 9, "name", "every machine's own name", "for example db"),
     "mesh: m\nhosts:\n  a: r@a\n  a: r@b\n": (4, 3, "duplicate", "a is written twice", "first is on line 3"),
     "mesh: m\nhosts: {a: r@a, b: x@a}\n": (2, 17, "duplicate", "the SSH address of a", "delete one"),
-    "mesh: m\nhosts: {a: }\n": (2, 11, "missing", "no SSH address", "NAME: root@"),
+    "mesh: m\nhosts: {a: }\n": (2, 9, "missing", "no SSH address", "NAME: root@"),
     "mesh: m\nhosts: {a: {nat: true}}\n": (2, 9, "missing", "ssh is missing", "add ssh:"),
     "mesh: m\nhosts: {a: r@-oProxyCommand=x}\n": (2, 12, "name", "is not an SSH address", "user@host"),
     "mesh: m\nhosts: {a: -oProxyCommand=x@a}\n": (2, 12, "name", "is not a user name", "user@host"),
@@ -198,6 +198,11 @@ FAULTS = {
     THREE + "lab: {hosts: {d: {}}}\n": (6, 15, "unknown-name", "there is no host d", "declared"),
     THREE + "lab: {hosts: {a: {behind: nta}}}\n": (6, 27, "type", "behind can't be 'nta'", "nat or none"),
 }
+
+
+def test_a_host_without_an_address_hides_nothing_else() -> None:
+    told = problems_of('mesh: m\nhosts:\n  a:\n  b: 5\n  c: root@c\nlinks: ["a -- nobody"]\n')
+    assert [(p.where and p.where.line, p.code) for p in told] == [(3, "missing"), (4, "missing"), (6, "unknown-name")]
 
 
 @pytest.mark.parametrize("text", FAULTS)

@@ -72,3 +72,30 @@ def test_the_run_lock_of_a_killed_run_is_free(tmp_path: Path) -> None:
     assert mesh.run_lock.exists()
     with meshdir.run_lock(mesh):
         pass
+
+
+def test_a_full_disk_does_not_stop_a_run_from_holding_its_lock(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from meshctl.shell import meshdir\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        "with meshdir.run_lock(meshdir.MeshDir(Path(sys.argv[1]))): sys.stdout.write('held')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "m.yaml")], capture_output=True, check=False)
+    assert (done.stdout, done.stderr) == (b"held", b"")
+
+
+def test_what_a_symbolic_link_leads_to_is_replaced(tmp_path: Path) -> None:
+    kept, link = tmp_path / "safe" / "keys", tmp_path / "mesh.keys"
+    kept.parent.mkdir()
+    link.symlink_to("safe/keys")
+    for text in ("first", "second"):
+        meshdir.write(link, text, mode=0o600)
+        assert (link.is_symlink(), kept.read_text(), names(kept.parent)) == (True, text, ["keys"])
+
+
+@pytest.mark.parametrize("name", ["mesh.lock", "prod.keys"])
+def test_a_mesh_cannot_be_called_as_what_meshctl_writes(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mesh: m\n")
+    for begin in (meshdir.find, meshdir.new):
+        with pytest.raises(Invalid, match="written by meshctl"):
+            begin(tmp_path / name)

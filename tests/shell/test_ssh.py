@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -250,6 +253,52 @@ def test_hosts_are_worked_on_at_once() -> None:
     began = time.monotonic()
     assert at_once({str(i): i for i in range(20)}, slow) == {str(i): i for i in range(20)}
     assert time.monotonic() - began < 3  # in series it would be 6
+
+
+def test_whatever_a_server_says_is_that_hosts_answer_alone(start_sshd: Start) -> None:
+    """A server that greets like SSH and goes on with rubbish, one that speaks HTTP, and a good one."""
+    good = address_of(start_sshd())
+    with strange(b"SSH-2.0-\xff\xfe\r\n" + bytes(range(256)) * 40) as rubbish, strange(b"HTTP/1.1 400\r\n") as http:
+        roads = {"good": good, "rubbish": replace(good, port=rubbish), "http": replace(good, port=http)}
+        with Pool(roads) as pool:
+            answers = pool.run_all(dict.fromkeys(roads, Command("true")))
+        assert answers["good"] == Completed(0, "", "")
+        for name in ("rubbish", "http"):
+            error = answers[name]
+            assert isinstance(error, HostError)
+            assert error.code == "unreachable"
+        with pytest.raises(HostError, match="what listens there does not speak SSH"):
+            sshparamiko.offered_host_key("http", roads["http"])
+
+
+def test_what_the_library_stumbles_over_goes_by_the_ssh_command(
+    start_sshd: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*_: object) -> None:
+        raise IndexError("odd")
+
+    address = address_of(start_sshd())
+    monkeypatch.setattr(sshparamiko.ParamikoConnection, "_authenticate", stumble)
+    assert ask(address, "echo yes") == Completed(0, "yes\n", "")
+
+
+@contextmanager
+def strange(words: bytes) -> Iterator[int]:
+    """A TCP server that says this to everybody and hangs up; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    caller, _ = server.accept()
+                except OSError:
+                    return
+                with caller, suppress(OSError):
+                    caller.sendall(words)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
 
 
 def test_what_breaks_in_a_thread_is_raised_in_the_callers() -> None:

@@ -103,3 +103,21 @@ def test_every_fault_of_the_syntax_has_a_hint(text: bytes, hint: str) -> None:
     with pytest.raises(Invalid) as caught:
         parse(text, "f")
     assert [problem.hint for problem in caught.value.problems] == [hint]
+
+
+def test_gits_conflict_marks_are_said_to_be_such() -> None:
+    text = b"mesh: m\nhosts:\n<<<<<<< HEAD\n  a: x\n=======\n  b: y\n>>>>>>> theirs\n"
+    with pytest.raises(Invalid) as told:
+        parse(text, "mesh.lock")
+    (problem,) = told.value.problems
+    assert (str(problem.where), "conflict" in problem.what, problem.hint) == (
+        "mesh.lock:3:1",
+        True,
+        "keep one of the two sides, and delete the marks",
+    )
+
+
+def test_a_value_that_is_not_written_is_where_its_key_is() -> None:
+    tree = parse(b"a:\nb: 1\n", "f")
+    assert isinstance(tree, Map)
+    assert (tree.entries[0].value.line, tree.entries[0].value.column) == (1, 1)
