@@ -35,7 +35,9 @@ fn cookie_key(public: &PublicKey) -> [u8; 32] {
 /// What a handshake message's MACs say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// mac1 is wrong, or the source asks too often: silence.
+    /// mac1 is not made with this key: silence.
+    Foreign,
+    /// The source asks too often: silence.
     Drop,
     /// Do the work.
     Pass,
@@ -70,13 +72,13 @@ impl Checker {
         now: Time,
     ) -> Verdict {
         let Some((rest, mac2)) = message.split_last_chunk::<MAC>() else {
-            return Verdict::Drop;
+            return Verdict::Foreign;
         };
         let Some((body, mac1)) = rest.split_last_chunk::<MAC>() else {
-            return Verdict::Drop;
+            return Verdict::Foreign;
         };
         if !crypto::equal(&crypto::mac(&self.mac1_key, &[body]), mac1) {
-            return Verdict::Drop;
+            return Verdict::Foreign;
         }
         let Some(limiter) = limit else {
             return Verdict::Pass;

@@ -159,18 +159,25 @@ impl Transcript {
         Ok(public)
     }
 
-    /// Message 2, read: e, ee, se, psk, payload.
-    fn read_second(
+    /// Message 2, read up to the preshared key: e, ee, se.
+    fn read_second_keys(
         &mut self,
         (own, ephemeral): (&Identity, &PrivateKey),
         peer_ephemeral: &PublicKey,
-        psk: &PresharedKey,
-        sealed: &[u8],
-        out: &mut [u8],
     ) -> Result<(), NotAuthentic> {
         self.mix_ephemeral(peer_ephemeral);
         self.mix_dh(&crypto::dh(ephemeral, peer_ephemeral).ok_or(NotAuthentic)?);
         self.mix_dh(&crypto::dh(&own.private, peer_ephemeral).ok_or(NotAuthentic)?);
+        Ok(())
+    }
+
+    /// Message 2, read to its end: psk, payload.
+    fn read_second_payload(
+        &mut self,
+        psk: &PresharedKey,
+        sealed: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), NotAuthentic> {
         let key = self.mix_psk(psk);
         self.open(&key, sealed, out)
     }
@@ -215,25 +222,27 @@ impl Pending {
         Ok((pending, message))
     }
 
-    /// Reads message 2 and gives the session's keys. A response that is not authentic leaves this pending: it may
-    /// be forged, and the true one still on its way.
-    pub fn finish(
+    /// Reads message 2 and gives the session's keys. The responder chooses the preshared key and can't know which of two
+    /// we have (rotation), so each of `psks` is tried; the one that it was comes back too. A response that is not
+    /// authentic leaves this pending: it may be forged, and the true one still on its way.
+    pub fn finish<'p>(
         &self,
         own: &Identity,
-        psk: &PresharedKey,
+        psks: impl IntoIterator<Item = &'p PresharedKey>,
         response: &Response<'_>,
-    ) -> Result<SessionKeys, NotAuthentic> {
-        let mut transcript = self.transcript.clone();
+    ) -> Result<(SessionKeys, &'p PresharedKey), NotAuthentic> {
+        let mut before_psk = self.transcript.clone();
         let peer_ephemeral = PublicKey(*response.ephemeral);
-        transcript.read_second(
-            (own, &self.ephemeral),
-            &peer_ephemeral,
-            psk,
-            response.sealed_nothing,
-            &mut [],
-        )?;
-        let (send, receive) = transcript.split();
-        Ok(SessionKeys { send, receive })
+        before_psk.read_second_keys((own, &self.ephemeral), &peer_ephemeral)?;
+        for psk in psks {
+            let mut transcript = before_psk.clone();
+            let read = transcript.read_second_payload(psk, response.sealed_nothing, &mut []);
+            if read.is_ok() {
+                let (send, receive) = transcript.split();
+                return Ok((SessionKeys { send, receive }, psk));
+            }
+        }
+        Err(NotAuthentic)
     }
 }
 

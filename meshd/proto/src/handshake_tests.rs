@@ -78,14 +78,10 @@ fn the_pattern_is_cacophonys() {
         vectors.bytes("ciphertext_1")
     );
     let mut read = vec![0; payload.len()];
-    ours.read_second(
-        (&initiator, &ephemerals.0),
-        &answer,
-        &psk,
-        &sealed_payload,
-        &mut read,
-    )
-    .unwrap();
+    ours.read_second_keys((&initiator, &ephemerals.0), &answer)
+        .unwrap();
+    ours.read_second_payload(&psk, &sealed_payload, &mut read)
+        .unwrap();
     assert_eq!(read, payload);
     assert_eq!(
         (ours.hash, theirs.hash),
@@ -160,7 +156,8 @@ fn a_whole_exchange_is_noiseprotocols() {
     let Some(Handshake::Response(message)) = messages::parse_handshake(&response) else {
         panic!("not a response");
     };
-    let alices = pending.finish(&alice, &psk, &message).unwrap();
+    let (alices, used) = pending.finish(&alice, [&psk], &message).unwrap();
+    assert!(*used == psk);
     let alices = Session::new(&alices, (message.receiver, message.sender), true, Time(1));
     let bobs = Session::new(&bobs, indices, false, Time(1));
     for (session, name, text) in [

@@ -2,19 +2,23 @@
 //!
 //! An initiator may use its new session at once, since the response shows that the other end has it. A responder must
 //! first see a message under it: until then the session waits as *next*. *Previous* is kept for packets that were
-//! under way. Every change gives back the sessions that it dropped, whose indices must be forgotten.
+//! under way. Where the kernel drops one that the other end may still send with (after handshakes that crossed, each end
+//! sends with its own), we keep it one change longer as *fading*, so that nothing under way is lost. Every change gives
+//! back the sessions that it dropped, whose indices must be forgotten.
 
 use std::sync::Arc;
 
 use crate::session::Session;
 use crate::time::Time;
 
-/// The up to three sessions of a peer.
+/// The up to four sessions of a peer.
 #[derive(Debug, Default)]
 pub(crate) struct Keypairs {
     pub current: Option<Arc<Session>>,
     pub previous: Option<Arc<Session>>,
     pub next: Option<Arc<Session>>,
+    /// Only for receiving, and replaced at the next change.
+    fading: Option<Arc<Session>>,
 }
 
 /// Sessions that are no longer held.
@@ -25,28 +29,36 @@ impl Keypairs {
     pub fn install(&mut self, session: Arc<Session>) -> Dropped {
         let mut dropped = Dropped::new();
         if session.is_initiator() {
-            dropped.extend(self.previous.take());
+            dropped.extend(self.fade());
             // A session that was waiting to be confirmed is newer than the one in use.
             self.previous = match self.next.take() {
                 Some(next) => {
-                    dropped.extend(self.current.take());
+                    self.previous = self.current.take();
+                    dropped.extend(self.fade());
                     Some(next)
                 }
                 None => self.current.take(),
             };
             self.current = Some(session);
         } else {
+            // One that was never used has nothing under way.
             dropped.extend(self.next.replace(session));
-            dropped.extend(self.previous.take());
+            dropped.extend(self.fade());
         }
         dropped
+    }
+
+    /// The previous session is replaced: it is kept aside once more.
+    fn fade(&mut self) -> Option<Arc<Session>> {
+        let previous = self.previous.take()?;
+        self.fading.replace(previous)
     }
 
     /// The next session was used by its initiator: it becomes the current one. `None` if there is no such.
     pub fn confirm(&mut self) -> Option<Dropped> {
         use core::sync::atomic::Ordering::SeqCst;
         let next = self.next.take_if(|next| next.confirmed.load(SeqCst))?;
-        let dropped = self.previous.take().into_iter().collect();
+        let dropped = self.fade().into_iter().collect();
         self.previous = self.current.replace(next);
         Some(dropped)
     }
@@ -68,7 +80,13 @@ impl Keypairs {
 
     /// Lets go of all.
     pub fn clear(&mut self) -> Dropped {
-        [self.current.take(), self.previous.take(), self.next.take()]
+        let Self {
+            current,
+            previous,
+            next,
+            fading,
+        } = core::mem::take(self);
+        [current, previous, next, fading]
             .into_iter()
             .flatten()
             .collect()
@@ -114,8 +132,9 @@ mod tests {
         let mut keypairs = Keypairs::default();
         assert!(indices(keypairs.install(session(1, true))).is_empty());
         assert!(indices(keypairs.install(session(2, true))).is_empty());
-        assert_eq!(indices(keypairs.install(session(3, true))), [1]);
+        assert!(indices(keypairs.install(session(3, true))).is_empty());
         assert_eq!(state(&keypairs), [2, 3, 0]);
+        assert_eq!(indices(keypairs.install(session(4, true))), [1]);
     }
 
     #[test]
@@ -153,8 +172,12 @@ mod tests {
         let mut keypairs = Keypairs::default();
         keypairs.install(session(1, true));
         keypairs.install(session(2, false));
-        assert_eq!(indices(keypairs.install(session(3, true))), [1]);
+        assert!(
+            indices(keypairs.install(session(3, true))).is_empty(),
+            "packets under way are under the first"
+        );
         assert_eq!(state(&keypairs), [2, 3, 0]);
+        assert_eq!(indices(keypairs.clear()), [3, 2, 1]);
     }
 
     #[test]

@@ -109,7 +109,7 @@ pub use outputs::{Context, Datagram, Event, Outputs};
 pub use packets::{Batch, NoSession, Opened, Verdict};
 pub use peer::Peer;
 pub use session::Session;
-pub use status::{PeerStatus, Trouble};
+pub use status::{PeerStatus, Rotation, Trouble};
 pub use table::{Reader, Receiver, Route, Table};
 pub use time::{Tai64n, Time, WallTime};
 pub use wake::Wake;

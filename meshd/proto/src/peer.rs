@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use crate::endpoint::{Endpoint, EndpointCell};
-use crate::keys::PublicKey;
 use crate::messages::MAX_STAGED_PACKETS;
 use crate::time::Time;
 use crate::wake::{Bell, Mark, Wake};
@@ -29,7 +28,6 @@ pub(crate) mod signal {
 /// A peer, as all threads see it.
 #[derive(Debug)]
 pub struct Peer {
-    public_key: PublicKey,
     slot: u32,
     bell: Arc<Bell>,
     pub(crate) endpoint: EndpointCell,
@@ -74,9 +72,8 @@ struct Staged {
 }
 
 impl Peer {
-    pub(crate) fn new(public_key: PublicKey, slot: u32, bell: Arc<Bell>) -> Self {
+    pub(crate) fn new(slot: u32, bell: Arc<Bell>) -> Self {
         Self {
-            public_key,
             slot,
             bell,
             endpoint: EndpointCell::default(),
@@ -88,9 +85,9 @@ impl Peer {
         }
     }
 
-    /// The peer's key, its name.
-    pub const fn public_key(&self) -> &PublicKey {
-        &self.public_key
+    /// Its place among the device's peers.
+    pub(crate) const fn slot(&self) -> u32 {
+        self.slot
     }
 
     /// Where to send to, read without a lock; `None` if it is not known. A batch to a peer without an endpoint is
@@ -225,7 +222,7 @@ mod tests {
 
     fn peer() -> (Arc<Bell>, Peer) {
         let bell = Arc::new(Bell::default());
-        (bell.clone(), Peer::new(PublicKey([7; 32]), 3, bell))
+        (bell.clone(), Peer::new(3, bell))
     }
 
     #[test]

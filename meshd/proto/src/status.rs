@@ -14,8 +14,14 @@ use crate::time::{Time, WallTime};
 pub struct PeerStatus {
     /// Its key.
     pub public_key: PublicKey,
+    /// The key that it changes to.
+    pub next_public_key: Option<PublicKey>,
     /// Its preshared key; all zeros means none.
     pub preshared_key: PresharedKey,
+    /// The preshared key that it changes to.
+    pub next_preshared_key: Option<PresharedKey>,
+    /// How far the change to any next key, ours included, is; `None` when none is under way.
+    pub rotation: Option<Rotation>,
     /// Where it is, as configured or learned since.
     pub endpoint: Option<Endpoint>,
     /// Where it was last said to be ([`crate::Device::set_endpoint`]), whatever was learned since.
@@ -42,6 +48,15 @@ pub struct PeerStatus {
     pub attempts: u32,
     /// Why there is no session, as far as is known. Cleared when a handshake completes.
     pub trouble: Option<Trouble>,
+}
+
+/// How far a peer's change of keys is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// The last session was made with a key that is to go, or there was none.
+    Waiting,
+    /// The last session was made with the newest keys.
+    Moved,
 }
 
 /// What is known to be wrong between us and a peer.

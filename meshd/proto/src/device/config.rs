@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use super::{Device, PeerState};
 use crate::allowed_ips::Cidr;
-use crate::cookie::Checker;
 use crate::endpoint::Endpoint;
-use crate::handshake::Identity;
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 use crate::messages::MAX_PEERS;
 use crate::peer::Peer;
@@ -57,26 +55,13 @@ impl Device {
     }
 
     /// Sets or clears our key. A peer that has the same key is removed; all sessions end for sending, so that each
-    /// peer shakes hands anew with the new key, while packets under way can still be read (kernel `wg_set_device`).
+    /// peer shakes hands anew with the new key, while packets under way can still be read (kernel `wg_set_device`). Only
+    /// where the new key is the one that ours was to change to ([`Device::set_private_keys`]) sessions go on.
     pub fn set_private_key(&mut self, key: Option<PrivateKey>) {
         if self.private_key() == key.as_ref() {
             return;
         }
-        self.identity = key.map(Identity::new);
-        let public = self.public_key();
-        self.checker = public.as_ref().map(Checker::new);
-        self.transaction(|device| {
-            if let Some(public) = public {
-                device.remove_peer(&public);
-            }
-            for slot in device.slots() {
-                device.stop_handshake(slot);
-                if let Some(peer) = device.state_mut(slot) {
-                    peer.static_static = None;
-                    peer.keypairs.expire();
-                }
-            }
-        });
+        self.set_private_keys(key, None);
     }
 
     /// Adds a peer, or finds it.
@@ -84,17 +69,17 @@ impl Device {
         if self.by_key.contains_key(key) {
             return Upsert::Kept;
         }
-        if self.public_key().as_ref() == Some(key) {
+        if self.is_own(key) {
             return Upsert::OwnKey;
         }
+        // Where another peer was to change to this key, somebody has said otherwise since.
+        self.release(key, u32::MAX);
         if self.by_key.len() >= MAX_PEERS {
             return Upsert::Full;
         }
         let slot = self.free_slots.pop().unwrap_or(self.peers.len() as u32);
-        let peer = PeerState::new(
-            Peer::new(*key, slot, Arc::clone(&self.bell)),
-            self.next_serial,
-        );
+        let shared = Peer::new(slot, Arc::clone(&self.bell));
+        let peer = PeerState::new(*key, shared, self.next_serial);
         self.next_serial += 1;
         match self.peers.get_mut(slot as usize) {
             Some(place) => *place = Some(peer),
@@ -113,6 +98,10 @@ impl Device {
         };
         self.quiet(slot);
         self.drop_allowed_ips(slot);
+        let next = self.state(slot).and_then(|peer| peer.remotes.get(1));
+        if let Some(next) = next.map(|next| next.key) {
+            self.by_next.remove(&next);
+        }
         if let Some(place) = self.peers.get_mut(slot as usize) {
             *place = None;
             self.free_slots.push(slot);
@@ -241,11 +230,11 @@ impl Device {
         Ok(())
     }
 
-    fn slot(&self, key: &PublicKey) -> Result<u32, NoSuchPeer> {
+    pub(super) fn slot(&self, key: &PublicKey) -> Result<u32, NoSuchPeer> {
         self.by_key.get(key).copied().ok_or(NoSuchPeer)
     }
 
-    fn slots(&self) -> Vec<u32> {
+    pub(super) fn slots(&self) -> Vec<u32> {
         self.by_key.values().copied().collect()
     }
 

@@ -6,6 +6,7 @@
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 
+use super::rotation::{Begun, Proof, ALTERNATE_TIMEOUT};
 use super::{jitter, Device, UNDER_LOAD_FOR, UNDER_LOAD_QUEUE};
 use crate::cookie::Verdict;
 use crate::crypto;
@@ -42,22 +43,22 @@ impl Device {
         match messages::parse_handshake(datagram) {
             None => {}
             Some(Handshake::CookieReply(message)) => self.consume_cookie(ctx, &message),
-            Some(Handshake::Initiation(message))
-                if self.admit(ctx, datagram, message.sender, from, waiting) =>
-            {
-                self.consume_initiation(ctx, &message, from);
+            Some(Handshake::Initiation(message)) => {
+                if let Some(own) = self.admit(ctx, datagram, message.sender, from, waiting) {
+                    self.consume_initiation(ctx, &message, from, own);
+                }
             }
-            Some(Handshake::Response(message))
-                if self.admit(ctx, datagram, message.sender, from, waiting) =>
-            {
-                self.consume_response(ctx, &message, from);
+            Some(Handshake::Response(message)) => {
+                if let Some(own) = self.admit(ctx, datagram, message.sender, from, waiting) {
+                    self.consume_response(ctx, &message, from, own);
+                }
             }
-            Some(Handshake::Initiation(_) | Handshake::Response(_)) => {}
         }
         self.settle(ctx);
     }
 
-    /// Checks the MACs; answers with a cookie if one is missing. Whether to go on.
+    /// Checks the MACs; answers with a cookie if one is missing. Which key of ours (its place) it is addressed to, if we
+    /// are to go on.
     fn admit(
         &mut self,
         ctx: &mut Context<'_>,
@@ -65,24 +66,25 @@ impl Device {
         sender: u32,
         from: Endpoint,
         waiting: usize,
-    ) -> bool {
+    ) -> Option<usize> {
         let under_load = self.is_under_load(ctx.now, waiting);
-        let Some(checker) = &mut self.checker else {
-            return false;
-        };
-        let limiter = under_load.then_some(&mut self.limiter);
-        match checker.check(message, from.remote, limiter, ctx.now) {
-            Verdict::Pass => true,
-            Verdict::Drop => false,
-            Verdict::NeedsCookie => {
-                let reply = checker.reply(message, sender, from.remote, ctx.now, ctx.random);
-                ctx.out.datagrams.extend(reply.map(|bytes| Datagram {
-                    to: from,
-                    bytes: bytes.to_vec(),
-                }));
-                false
+        for (at, own) in self.owns.iter_mut().enumerate() {
+            let (checker, limiter) = (&mut own.checker, under_load.then_some(&mut self.limiter));
+            match checker.check(message, from.remote, limiter, ctx.now) {
+                Verdict::Foreign => {}
+                Verdict::Pass => return Some(at),
+                Verdict::Drop => return None,
+                Verdict::NeedsCookie => {
+                    let reply = checker.reply(message, sender, from.remote, ctx.now, ctx.random);
+                    ctx.out.datagrams.extend(reply.map(|bytes| Datagram {
+                        to: from,
+                        bytes: bytes.to_vec(),
+                    }));
+                    return None;
+                }
             }
         }
+        None
     }
 
     fn is_under_load(&mut self, now: Time, waiting: usize) -> bool {
@@ -98,7 +100,9 @@ impl Device {
     pub(super) fn initiate(&mut self, slot: u32, ctx: &mut Context<'_>, retry: bool) {
         let now = ctx.now;
         let index = self.new_index(ctx.random);
-        let Some(identity) = self.identity.as_ref().filter(|_| self.up) else {
+        let alternates = self.alternates(slot);
+        let pair = self.state(slot).and_then(|peer| self.pair(peer, now));
+        let Some((own, theirs, left)) = pair.filter(|_| self.up) else {
             return;
         };
         let Some(peer) = self.peers.get_mut(slot as usize).and_then(Option::as_mut) else {
@@ -115,17 +119,20 @@ impl Device {
         let ready = peer
             .last_handshake_sent
             .map(|last| last.after(REKEY_TIMEOUT));
-        if let Some(ready) = ready.filter(|ready| *ready > now) {
+        // Another pair of keys need not wait: what had no answer was another handshake.
+        let alternate = retry && alternates;
+        if let Some(ready) = ready.filter(|ready| *ready > now && !alternate) {
             if !self.timers.is_set(slot, Timer::Retransmit) {
-                peer.deferred = true;
-                peer.shared.handshaking.store(true, Ordering::SeqCst);
-                self.timers.set(slot, Timer::Retransmit, ready);
+                self.defer(slot, ready);
             }
             return;
         }
-        let key = *peer.shared.public_key();
+        let (Some(own), Some(remote)) = (self.owns.get(own), peer.remotes.get_mut(theirs)) else {
+            return;
+        };
+        let (identity, key) = (&own.identity, remote.key);
         let timestamp = self.stamper.stamp(ctx.wall);
-        let initiated = peer.static_static(identity).and_then(|static_static| {
+        let initiated = remote.static_static(identity).and_then(|static_static| {
             let ephemeral = crypto::generate(ctx.random);
             Pending::initiate(identity, (&key, static_static), ephemeral, index, timestamp).ok()
         });
@@ -133,18 +140,29 @@ impl Device {
             self.trouble(slot, now, Trouble::WeakKey);
             return;
         };
-        if let Some(former) = peer.pending.replace(pending) {
-            self.indices.remove(&former.local_index);
+        remote.maker.stamp(&mut message, now);
+        let begun = Begun {
+            pending,
+            own: identity.public,
+            theirs: key,
+        };
+        if let Some(former) = peer.pending.replace(begun) {
+            self.indices.remove(&former.pending.local_index);
         }
         self.indices.insert(index, slot);
-        peer.maker.stamp(&mut message, now);
         peer.last_handshake_sent = Some(now);
         peer.attempts = peer.attempts.saturating_add(1);
         peer.deferred = false;
+        peer.moving = false;
         peer.shared.handshaking.store(true, Ordering::SeqCst);
         // An initiation is not data: it starts no timer that somebody would have to be woken for.
         let _ = peer.shared.sent(now, message.len(), false);
-        let retransmit = now.after(REKEY_TIMEOUT).after(jitter(ctx.random));
+        let patience = if left > 0 {
+            ALTERNATE_TIMEOUT
+        } else {
+            REKEY_TIMEOUT
+        };
+        let retransmit = now.after(patience).after(jitter(ctx.random));
         self.timers.set(slot, Timer::Retransmit, retransmit);
         ctx.out.datagrams.push(Datagram {
             to: endpoint,
@@ -152,27 +170,41 @@ impl Device {
         });
     }
 
-    /// Message 1 of a peer: answer it.
+    /// Puts a handshake off.
+    pub(super) fn defer(&mut self, slot: u32, until: Time) {
+        if let Some(peer) = self.state_mut(slot) {
+            peer.deferred = true;
+            peer.shared.handshaking.store(true, Ordering::SeqCst);
+            self.timers.set(slot, Timer::Retransmit, until);
+        }
+    }
+
+    /// Message 1 of a peer, for the key of ours at place `own`: answer it.
     fn consume_initiation(
         &mut self,
         ctx: &mut Context<'_>,
         message: &Initiation<'_>,
         from: Endpoint,
+        own: usize,
     ) {
-        let Some(identity) = &self.identity else {
+        let Some(identity) = self.owns.get(own).map(|own| &own.identity) else {
             return;
         };
         let Ok(introduced) = Introduced::read(identity, message) else {
             return;
         };
-        let Some(&slot) = self.by_key.get(&introduced.peer) else {
-            ctx.out.events.push(Event::UnknownPeer(introduced.peer));
+        let key = introduced.peer;
+        let Some(slot) = self.whose(&key) else {
+            ctx.out.events.push(Event::UnknownPeer(key));
             return;
         };
         let Some(peer) = self.peers.get_mut(slot as usize).and_then(Option::as_mut) else {
             return;
         };
-        let Some(static_static) = peer.static_static(identity) else {
+        let Some(theirs) = peer.remote(&key) else {
+            return;
+        };
+        let Some(static_static) = peer.remotes[theirs].static_static(identity) else {
             return;
         };
         let Ok(proven) = introduced.prove(static_static, message) else {
@@ -190,7 +222,7 @@ impl Device {
         }
         peer.latest_timestamp = proven.timestamp;
         peer.last_initiation_consumed = Some(ctx.now);
-        self.respond(slot, ctx, proven, message, from);
+        self.respond(slot, ctx, proven, message, from, (own, theirs));
     }
 
     /// Message 2 to a peer whose message 1 is authentic and new.
@@ -201,24 +233,17 @@ impl Device {
         proven: Proven,
         message: &Initiation<'_>,
         from: Endpoint,
+        (own, theirs): (usize, usize),
     ) {
         let now = ctx.now;
         let index = self.new_index(ctx.random);
         let ephemeral = crypto::generate(ctx.random);
+        let Some(public) = self.owns.get(own).map(|own| own.identity.public) else {
+            return;
+        };
         let Some(peer) = self.state_mut(slot) else {
             return;
         };
-        let indices = (index, message.sender);
-        let Ok((keys, mut response)) = proven.respond(&peer.preshared_key, &ephemeral, indices)
-        else {
-            return;
-        };
-        peer.shared.endpoint.set(Some(from));
-        peer.maker.stamp(&mut response, now);
-        peer.last_handshake_sent = Some(now);
-        // Neither is data, see `initiate`.
-        let _ = peer.shared.received(now, messages::INITIATION_LEN, false);
-        let _ = peer.shared.sent(now, response.len(), false);
         let unused = peer.keypairs.next.is_some();
         peer.unused_answers = if unused {
             peer.unused_answers.saturating_add(1)
@@ -226,6 +251,23 @@ impl Device {
             0
         };
         let unused_answers = peer.unused_answers;
+        let indices = (index, message.sender);
+        let preshared_key = peer.answer_with(own > 0 || theirs > 0, now).clone();
+        let Ok((keys, mut response)) = proven.respond(&preshared_key, &ephemeral, indices) else {
+            return;
+        };
+        let remote = &mut peer.remotes[theirs];
+        remote.maker.stamp(&mut response, now);
+        peer.answered = Some(Proof {
+            own: public,
+            theirs: remote.key,
+            preshared_key,
+        });
+        peer.shared.endpoint.set(Some(from));
+        peer.last_handshake_sent = Some(now);
+        // Neither is data, see `initiate`.
+        let _ = peer.shared.received(now, messages::INITIATION_LEN, false);
+        let _ = peer.shared.sent(now, response.len(), false);
         if unused_answers >= SUSPICIOUS_ANSWERS {
             self.trouble(slot, now, Trouble::AnswerUnused(unused_answers));
         }
@@ -238,27 +280,38 @@ impl Device {
     }
 
     /// Message 2 of a peer: the session is there.
-    fn consume_response(&mut self, ctx: &mut Context<'_>, message: &Response<'_>, from: Endpoint) {
+    fn consume_response(
+        &mut self,
+        ctx: &mut Context<'_>,
+        message: &Response<'_>,
+        from: Endpoint,
+        own: usize,
+    ) {
         let now = ctx.now;
-        let (Some(identity), Some(&slot)) = (&self.identity, self.indices.get(&message.receiver))
-        else {
+        let own = self.owns.get(own).map(|own| &own.identity);
+        let (Some(identity), Some(&slot)) = (own, self.indices.get(&message.receiver)) else {
             return;
         };
         let Some(peer) = self.peers.get_mut(slot as usize).and_then(Option::as_mut) else {
             return;
         };
-        let Some(pending) = peer
-            .pending
-            .take_if(|pending| pending.local_index == message.receiver)
-        else {
+        let Some(begun) = peer.pending.take_if(|begun| {
+            begun.pending.local_index == message.receiver && begun.own == identity.public
+        }) else {
             return;
         };
-        let Ok(keys) = pending.finish(identity, &peer.preshared_key, message) else {
+        let psks = core::iter::once(&peer.preshared_key).chain(&peer.next_preshared_key);
+        let Ok((keys, preshared_key)) = begun.pending.finish(identity, psks, message) else {
             // It may be forged: the true answer can still come.
-            peer.pending = Some(pending);
+            peer.pending = Some(begun);
             self.trouble(slot, now, Trouble::PresharedKeyMismatch);
             return;
         };
+        peer.proof = Some(Proof {
+            own: begun.own,
+            theirs: begun.theirs,
+            preshared_key: preshared_key.clone(),
+        });
         peer.shared.endpoint.set(Some(from));
         let _ = peer.shared.received(now, messages::RESPONSE_LEN, false);
         self.install(
@@ -277,9 +330,10 @@ impl Device {
         let Some(&slot) = self.indices.get(&message.receiver) else {
             return;
         };
-        let consumed = self
-            .state_mut(slot)
-            .is_some_and(|peer| peer.maker.consume(message, ctx.now));
+        let consumed = self.state_mut(slot).is_some_and(|peer| {
+            let mut makers = peer.remotes.iter_mut().map(|remote| &mut remote.maker);
+            makers.any(|maker| maker.consume(message, ctx.now))
+        });
         if consumed {
             self.trouble(slot, ctx.now, Trouble::CookieDemanded);
         }
@@ -295,8 +349,12 @@ impl Device {
         peer.trouble = None;
         peer.last_handshake = Some((ctx.wall, ctx.now));
         peer.shared.rx.last_minute.store(false, Ordering::Relaxed);
+        let moving = peer.moving;
         self.arm_persistent(slot, ctx.now);
         self.event(slot, ctx, Event::Established);
+        if moving {
+            self.move_on(slot, ctx);
+        }
     }
 
     /// Forgets an initiation under way. Clears the flag that keeps packet threads from asking, so this comes before
@@ -312,7 +370,7 @@ impl Device {
         peer.shared.handshaking.store(false, Ordering::SeqCst);
         if let Some(pending) = peer.pending.take() {
             // After a response the index belongs to the session and `pending` was taken before.
-            self.indices.remove(&pending.local_index);
+            self.indices.remove(&pending.pending.local_index);
         }
     }
 }

@@ -8,11 +8,12 @@
 //! datagram; then call [`Device::tick`], [`Device::attend`] or [`Device::receive`]; then send
 //! [`crate::Outputs::datagrams`]. When nothing happens there is no deadline and the thread sleeps for good.
 //!
-//! Files: `config.rs` what the user sets; `handshaking.rs` messages 1, 2 and cookies; `timing.rs` what follows from time
-//! and from the packet threads' signals.
+//! Files: `config.rs` what the user sets; `handshaking.rs` messages 1, 2 and cookies; `rotation.rs` which of two keys;
+//! `timing.rs` what follows from time and from the packet threads' signals.
 
 mod config;
 mod handshaking;
+mod rotation;
 #[cfg(any(test, feature = "fuzzing"))]
 mod sound;
 mod timing;
@@ -27,21 +28,20 @@ use core::sync::atomic::Ordering;
 use core::time::Duration;
 
 use crate::allowed_ips::{AllowedIps, Cidr};
-use crate::cookie::{Checker, Maker};
-use crate::crypto::{self, Random, Secret};
-use crate::handshake::{Identity, Pending};
+use crate::crypto::{self, Random};
 use crate::keypairs::{Dropped, Keypairs};
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 use crate::limiter::Limiter;
 use crate::messages::{MAX_QUEUED_HANDSHAKES, REJECT_AFTER_TIME, REKEY_TIMEOUT_JITTER};
 use crate::outputs::Event;
 use crate::peer::Peer;
-use crate::status::{PeerStatus, Trouble};
+use crate::status::{PeerStatus, Rotation, Trouble};
 use crate::table::{Published, Reader, Receiver, Route, Table};
 use crate::time::{Stamper, Tai64n, Time, WallTime};
 use crate::timers::{Timer, Timers};
 use crate::wake::Bell;
 use crate::{Context, Session};
+use rotation::{Begun, Own, Proof, Remote};
 
 /// Key material is erased this long after the last new session (paper section 6.3).
 const ZERO_KEYS_AFTER: Duration = Duration::from_secs(3 * REJECT_AFTER_TIME.as_secs());
@@ -52,8 +52,8 @@ const UNDER_LOAD_FOR: Duration = Duration::from_secs(1);
 
 /// A WireGuard interface without its sockets.
 pub struct Device {
-    identity: Option<Identity>,
-    checker: Option<Checker>,
+    /// Our key, and the one that it changes to. Empty: we have none.
+    owns: Vec<Own>,
     limiter: Limiter,
     under_load_at: Option<Time>,
     stamper: Stamper,
@@ -63,6 +63,8 @@ pub struct Device {
     peers: Vec<Option<PeerState>>,
     free_slots: Vec<u32>,
     by_key: BTreeMap<PublicKey, u32>,
+    /// By the key that a peer changes to, which is no other peer's.
+    by_next: BTreeMap<PublicKey, u32>,
     /// Whose handshake or session each of our indices is.
     indices: BTreeMap<u32, u32>,
     next_serial: u64,
@@ -88,16 +90,22 @@ struct PeerState {
     shared: Arc<Peer>,
     /// Peers are listed in the order they were added.
     serial: u64,
+    /// Its key, which names it, and the one that it changes to. Never empty.
+    remotes: Vec<Remote>,
     preshared_key: PresharedKey,
+    next_preshared_key: Option<PresharedKey>,
+    /// What the last session that was used was made with.
+    proof: Option<Proof>,
+    /// What the session that we answered for last was made with.
+    answered: Option<Proof>,
+    /// The session in use is to be moved to newer keys.
+    moving: bool,
     /// The remote address of [`Device::set_endpoint`]; roaming doesn't change it.
     configured_endpoint: Option<SocketAddr>,
-    /// DH of our static key and the peer's, computed when first needed; the inner `None` is a weak key.
-    static_static: Option<Option<Secret>>,
     allowed_ips: Vec<Cidr>,
     /// Persistent keepalive in seconds; 0 is off.
     keepalive: u16,
-    maker: Maker,
-    pending: Option<Pending>,
+    pending: Option<Begun>,
     keypairs: Keypairs,
     /// The greatest timestamp of the peer's initiations.
     latest_timestamp: Tai64n,
@@ -116,14 +124,17 @@ struct PeerState {
 }
 
 impl PeerState {
-    fn new(shared: Peer, serial: u64) -> Self {
+    fn new(key: PublicKey, shared: Peer, serial: u64) -> Self {
         Self {
-            maker: Maker::new(shared.public_key()),
             shared: Arc::new(shared),
             serial,
+            remotes: vec![Remote::new(key)],
             preshared_key: PresharedKey::default(),
+            next_preshared_key: None,
+            proof: None,
+            answered: None,
+            moving: false,
             configured_endpoint: None,
-            static_static: None,
             allowed_ips: Vec::new(),
             keepalive: 0,
             pending: None,
@@ -140,20 +151,15 @@ impl PeerState {
         }
     }
 
-    /// The cached DH of both static keys.
-    fn static_static(&mut self, identity: &Identity) -> Option<&Secret> {
-        let public_key = *self.shared.public_key();
-        self.static_static
-            .get_or_insert_with(|| crypto::dh(&identity.private, &public_key))
-            .as_ref()
-    }
-
-    fn status(&self, now: Time) -> PeerStatus {
+    fn status(&self, rotation: Option<Rotation>, now: Time) -> PeerStatus {
         let moment = |nanos: u64| (nanos != 0).then_some(Time(nanos));
         let shared = &self.shared;
         PeerStatus {
-            public_key: *shared.public_key(),
+            public_key: self.key(),
+            next_public_key: self.remotes.get(1).map(|remote| remote.key),
             preshared_key: self.preshared_key.clone(),
+            next_preshared_key: self.next_preshared_key.clone(),
+            rotation,
             endpoint: shared.endpoint(),
             configured_endpoint: self.configured_endpoint,
             allowed_ips: self.allowed_ips.clone(),
@@ -176,8 +182,7 @@ impl Device {
     /// used ([`Device::timestamp_high_water`]), or [`Tai64n::ZERO`].
     pub fn new(high_water: Tai64n) -> Self {
         Self {
-            identity: None,
-            checker: None,
+            owns: Vec::new(),
             limiter: Limiter::default(),
             under_load_at: None,
             stamper: Stamper::new(high_water),
@@ -186,6 +191,7 @@ impl Device {
             peers: Vec::new(),
             free_slots: Vec::new(),
             by_key: BTreeMap::new(),
+            by_next: BTreeMap::new(),
             indices: BTreeMap::new(),
             next_serial: 0,
             allowed_ips: AllowedIps::default(),
@@ -210,31 +216,45 @@ impl Device {
 
     /// Our private key, if set.
     pub fn private_key(&self) -> Option<&PrivateKey> {
-        self.identity.as_ref().map(|identity| &identity.private)
+        self.owns.first().map(|own| &own.identity.private)
+    }
+
+    /// The private key that ours changes to, if there is one.
+    pub fn next_private_key(&self) -> Option<&PrivateKey> {
+        self.owns.get(1).map(|own| &own.identity.private)
     }
 
     /// Our public key, if a private one is set.
     pub fn public_key(&self) -> Option<PublicKey> {
-        self.identity.as_ref().map(|identity| identity.public)
+        self.owns.first().map(|own| own.identity.public)
     }
 
     /// All peers in the order they were added.
     pub fn peers(&self, now: Time) -> Vec<PeerStatus> {
         let mut peers: Vec<&PeerState> = self.peers.iter().flatten().collect();
         peers.sort_by_key(|peer| peer.serial);
-        peers.into_iter().map(|peer| peer.status(now)).collect()
+        peers
+            .into_iter()
+            .map(|peer| peer.status(self.rotation(peer), now))
+            .collect()
     }
 
     /// One peer.
     pub fn peer(&self, key: &PublicKey, now: Time) -> Option<PeerStatus> {
-        let slot = *self.by_key.get(key)?;
-        Some(self.state(slot)?.status(now))
+        let peer = self.state(*self.by_key.get(key)?)?;
+        Some(peer.status(self.rotation(peer), now))
     }
 
     /// The shared half of a peer, for looking at its endpoint or staging a packet from any thread.
     pub fn shared_peer(&self, key: &PublicKey) -> Option<Arc<Peer>> {
         let slot = *self.by_key.get(key)?;
         Some(Arc::clone(&self.state(slot)?.shared))
+    }
+
+    /// The key that names the peer of a route or receiver; `None` when it was removed meanwhile.
+    pub fn name_of(&self, shared: &Arc<Peer>) -> Option<PublicKey> {
+        let peer = self.state(shared.slot())?;
+        Arc::ptr_eq(&peer.shared, shared).then(|| peer.key())
     }
 
     /// How many peers there are.
@@ -345,7 +365,7 @@ impl Device {
 
     fn event(&self, slot: u32, ctx: &mut Context<'_>, event: impl FnOnce(PublicKey) -> Event) {
         if let Some(peer) = self.state(slot) {
-            ctx.out.events.push(event(*peer.shared.public_key()));
+            ctx.out.events.push(event(peer.key()));
         }
     }
 }

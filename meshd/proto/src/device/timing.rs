@@ -124,11 +124,23 @@ impl Device {
         };
         if core::mem::take(&mut peer.deferred) {
             peer.shared.handshaking.store(false, Ordering::SeqCst);
-            if self.lacks_session(slot, ctx.now) || self.wants_rekey(slot, ctx.now) {
+            let moving = core::mem::take(&mut peer.moving);
+            let moving = moving
+                && self
+                    .state(slot)
+                    .is_some_and(|peer| self.wants_to_move(peer));
+            if moving || self.lacks_session(slot, ctx.now) || self.wants_rekey(slot, ctx.now) {
                 self.initiate(slot, ctx, false);
             }
             return;
         }
+        if self.alternates(slot) {
+            self.initiate(slot, ctx, true);
+            return;
+        }
+        let Some(peer) = self.state_mut(slot) else {
+            return;
+        };
         if peer.shared.take_fresh() {
             peer.retries = 0;
         }
@@ -248,12 +260,15 @@ impl Device {
 
     /// The first packet under a session that we answered for has come.
     fn confirm(&mut self, slot: u32, ctx: &mut Context<'_>) {
-        let Some(dropped) = self
-            .state_mut(slot)
-            .and_then(|peer| peer.keypairs.confirm())
-        else {
+        let Some(peer) = self.state_mut(slot) else {
             return;
         };
+        let Some(dropped) = peer.keypairs.confirm() else {
+            return;
+        };
+        if let Some(answered) = peer.answered.take() {
+            peer.proof = Some(answered);
+        }
         self.forget(dropped);
         self.reroute(slot);
         self.complete(slot, ctx);

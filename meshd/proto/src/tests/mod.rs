@@ -9,6 +9,7 @@ mod dice;
 mod keepalives;
 mod load;
 mod moving;
+mod rotation;
 mod rules;
 mod traffic;
 mod uapi;
@@ -73,6 +74,8 @@ pub(crate) struct Node {
     pub delivered: Vec<(PublicKey, Vec<u8>)>,
     pub verdicts: Vec<Verdict>,
     pub events: Vec<Event>,
+    /// Data messages that came for a session which isn't held any more.
+    pub strays: usize,
     /// How often a packet thread had to wake the control thread.
     pub wakes: usize,
     pub handshakes_waiting: usize,
@@ -179,6 +182,7 @@ impl World {
                 delivered: Vec::new(),
                 verdicts: Vec::new(),
                 events: Vec::new(),
+                strays: 0,
                 wakes: 0,
                 handshakes_waiting: 0,
                 online: true,
@@ -334,6 +338,10 @@ impl World {
                 let this = &mut self.nodes[node];
                 let table = this.reader.table();
                 let Some(receiver) = table.receiver(receiver) else {
+                    this.strays += 1;
+                    return;
+                };
+                let Some(name) = this.device.name_of(&receiver.peer) else {
                     return;
                 };
                 let mut batch = Batch::default();
@@ -343,7 +351,7 @@ impl World {
                     this.verdicts.push(opened.verdict);
                     if opened.verdict == Verdict::Packet {
                         let packet = wire.bytes[opened.at..][..opened.len].to_vec();
-                        this.delivered.push((*receiver.peer.public_key(), packet));
+                        this.delivered.push((name, packet));
                     }
                 }
                 self.wake(node, wake);
