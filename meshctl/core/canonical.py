@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from meshctl.core import ip
-from meshctl.core.keys import PublicKey, psk_fingerprint, public_of
+from meshctl.core.keys import PublicKey, Secret, psk_fingerprint, public_of
 from meshctl.core.wgconf import Table, WgConf, WgPeer
 
 
@@ -21,6 +21,7 @@ class PublicPeer:
     name: str | None = None
     next_public_key: PublicKey | None = None
     preshared_key: str | None = None
+    next_preshared_key: str | None = None
     allowed_ips: tuple[ip.Net, ...] = ()
     endpoint: str | None = None
     keepalive_s: int = 0
@@ -29,12 +30,13 @@ class PublicPeer:
 
 @dataclass(frozen=True, slots=True)
 class PublicConf:
-    """Lists are in canonical order, peers by public key. `preshared_key` is a fingerprint, `endpoint` the configured
+    """Lists are in canonical order, peers by public key. Pre-shared keys are fingerprints, `endpoint` is the configured
     text.
     """
 
     name: str | None = None
     public_key: PublicKey | None = None
+    next_public_key: PublicKey | None = None
     addresses: tuple[ip.Iface, ...] = ()
     listen_port: int = 0
     fwmark: int = 0
@@ -55,6 +57,7 @@ def public(conf: WgConf | None) -> PublicConf | None:
     return PublicConf(
         name=conf.name,
         public_key=public_of(conf.private_key) if conf.private_key is not None else None,
+        next_public_key=public_of(conf.next_private_key) if conf.next_private_key is not None else None,
         addresses=ip.sort_ifaces(conf.addresses),
         listen_port=conf.listen_port,
         fwmark=conf.fwmark,
@@ -74,12 +77,17 @@ def _public_peer(peer: WgPeer) -> PublicPeer:
         public_key=peer.public_key,
         name=peer.name,
         next_public_key=peer.next_public_key,
-        preshared_key=psk_fingerprint(peer.preshared_key) if peer.preshared_key is not None else None,
+        preshared_key=_fingerprint(peer.preshared_key),
+        next_preshared_key=_fingerprint(peer.next_preshared_key),
         allowed_ips=ip.sort_nets(peer.allowed_ips),
         endpoint=str(peer.endpoint) if peer.endpoint is not None else None,
         keepalive_s=peer.keepalive_s,
         expires=peer.expires,
     )
+
+
+def _fingerprint(key: Secret[bytes] | None) -> str | None:
+    return psk_fingerprint(key) if key is not None else None
 
 
 def _routes(conf: WgConf) -> tuple[ip.Net, ...]:
@@ -108,6 +116,7 @@ def _lines(words: Iterable[tuple[str, object]]) -> Iterator[str]:
 def _interface(conf: PublicConf) -> Iterator[tuple[str, object]]:
     yield "Name", conf.name
     yield "PublicKey", conf.public_key
+    yield "NextPublicKey", conf.next_public_key
     yield "Address", ", ".join(map(ip.iface_text, conf.addresses))
     yield "ListenPort", conf.listen_port
     yield "FwMark", f"{conf.fwmark:#x}" if conf.fwmark else None
@@ -126,6 +135,7 @@ def _peer(peer: PublicPeer) -> Iterator[tuple[str, object]]:
     yield "PublicKey", peer.public_key
     yield "NextPublicKey", peer.next_public_key
     yield "PresharedKey", peer.preshared_key
+    yield "NextPresharedKey", peer.next_preshared_key
     yield "AllowedIPs", ", ".join(map(ip.net_text, peer.allowed_ips))
     yield "Endpoint", peer.endpoint
     yield "PersistentKeepalive", peer.keepalive_s
@@ -192,6 +202,7 @@ def _read_interface(words: _Words, peers: tuple[PublicPeer, ...]) -> PublicConf:
     conf = PublicConf(
         name=words.text("Name"),
         public_key=words.key("PublicKey"),
+        next_public_key=words.key("NextPublicKey"),
         addresses=ip.sort_ifaces(map(ip.parse_iface, words.items("Address"))),
         listen_port=words.number("ListenPort") or 0,
         fwmark=words.number("FwMark", 16) or 0,
@@ -221,6 +232,7 @@ def _read_peer(words: _Words) -> PublicPeer:
         name=words.text("Name"),
         next_public_key=words.key("NextPublicKey"),
         preshared_key=words.text("PresharedKey"),
+        next_preshared_key=words.text("NextPresharedKey"),
         allowed_ips=ip.sort_nets(map(_network, words.items("AllowedIPs"))),
         endpoint=words.text("Endpoint"),
         keepalive_s=words.number("PersistentKeepalive") or 0,

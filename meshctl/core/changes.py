@@ -67,6 +67,7 @@ def _facts(conf: PublicConf, names: Mapping[PublicKey, str]) -> Iterator[tuple[F
     singles: tuple[tuple[str, object], ...] = (
         ("own name", conf.name),
         ("own public key", conf.public_key),
+        ("own next public key", conf.next_public_key),
         ("port", conf.listen_port),
         ("mark", f"{conf.fwmark:#x}" if conf.fwmark else None),
         ("MTU", conf.mtu),
@@ -117,6 +118,7 @@ def _peer_facts(prefix: str, peer: PublicPeer) -> Iterator[tuple[Fact, str]]:
         ("name", peer.name),
         ("next public key", str(peer.next_public_key) if peer.next_public_key else None),
         ("pre-shared key", peer.preshared_key),
+        ("next pre-shared key", peer.next_preshared_key),
         ("endpoint", peer.endpoint),
         ("keepalive", f"{peer.keepalive_s} s" if peer.keepalive_s else None),
         ("expires", peer.expires),

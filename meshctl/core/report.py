@@ -73,6 +73,8 @@ class PeerVitals:
     keepalive_s: int = 0
     alive: bool | None = None
     reason: str | None = None
+    next_public_key: str | None = None
+    rotation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +309,8 @@ def _peers(data: Json) -> tuple[PeerVitals, ...]:
             keepalive_s=peer.whole_or_none("keepalive_s") or 0,
             alive=peer.truth_or_none("alive"),
             reason=peer.text_or_none("reason"),
+            next_public_key=peer.text_or_none("next_public_key"),
+            rotation=peer.text_or_none("rotation"),
         )
         for peer in data.objects("peers")
     )

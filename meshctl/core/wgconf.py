@@ -34,6 +34,7 @@ class WgPeer:
     name: str | None = None
     next_public_key: PublicKey | None = None
     preshared_key: Secret[bytes] | None = None
+    next_preshared_key: Secret[bytes] | None = None
     allowed_ips: tuple[ip.Net, ...] = ()
     endpoint: ip.Endpoint | None = None
     keepalive_s: int = 0
@@ -47,6 +48,7 @@ class WgConf:
     private_key: PrivateKey | None
     name: str | None = None
     private_key_file: str | None = None
+    next_private_key: PrivateKey | None = None
     addresses: tuple[ip.Iface, ...] = ()
     listen_port: int = 0
     fwmark: int = 0
@@ -80,6 +82,8 @@ def _interface(conf: WgConf) -> Iterator[tuple[str, object]]:
     if conf.private_key is not None:
         yield "PrivateKey", encode(conf.private_key).reveal()
     yield "PrivateKeyFile", conf.private_key_file
+    if conf.next_private_key is not None:
+        yield "NextPrivateKey", encode(conf.next_private_key).reveal()
     yield "Address", ", ".join(map(ip.iface_text, conf.addresses))
     yield "ListenPort", conf.listen_port
     yield "FwMark", f"{conf.fwmark:#x}" if conf.fwmark else None
@@ -99,6 +103,8 @@ def _peer(peer: WgPeer) -> Iterator[tuple[str, object]]:
     yield "NextPublicKey", peer.next_public_key
     if peer.preshared_key is not None:
         yield "PresharedKey", encode(peer.preshared_key).reveal()
+    if peer.next_preshared_key is not None:
+        yield "NextPresharedKey", encode(peer.next_preshared_key).reveal()
     yield "AllowedIPs", ", ".join(map(ip.net_text, peer.allowed_ips))
     yield "Endpoint", peer.endpoint
     yield "PersistentKeepalive", peer.keepalive_s

@@ -82,6 +82,7 @@ class _Reader:
         if ("private_key" in words) == ("private_key_file" in words):
             what = "an interface has exactly one of PrivateKey and PrivateKeyFile"
             self._add(self.interface.line, what, "add PrivateKey = (made by meshd genkey)")
+        self._other_key(self.interface, words, "private_key")
         peers = self._peers()
         if self.problems:
             raise Invalid(self.problems)
@@ -93,13 +94,18 @@ class _Reader:
         seen: dict[PublicKey, int] = {}
         for section in self.peers:
             fields = self._values(section, _PEER)
+            self._other_key(section, fields, "preshared_key")
             key = fields.get("public_key")
             if key is None:
                 if "publickey" not in section.values:
                     self._add(section.line, "a peer without PublicKey", "add PublicKey = (of meshd pubkey)")
                 continue
-            if seen.setdefault(key, section.line) != section.line:
-                self._add(section.line, f"the peer of line {seen[key]} again", "a public key belongs to one peer")
+            for known in (key, fields.get("next_public_key")):
+                if known is None:
+                    continue
+                if known in seen:
+                    self._add(section.line, f"the peer of line {seen[known]} again", "a public key belongs to one peer")
+                seen[known] = section.line
             for net in dict.fromkeys(fields.get("allowed_ips", ())):
                 if net in owner:
                     what = f"{net} belongs to the peer of line {owner[net]} too"
@@ -107,6 +113,12 @@ class _Reader:
                 owner[net] = section.line
             peers.append(WgPeer(**fields))
         return tuple(peers)
+
+    def _other_key(self, section: _Section, fields: Mapping[str, Any], name: str) -> None:
+        if name in fields and fields[name] == fields.get(f"next_{name}"):
+            word = f"next{name.replace('_', '')}"
+            line = section.values[word][0][1]
+            self._add(line, f"{word} is the current key", "take the line out, or make a new key with meshd genkey")
 
     def _values(self, section: _Section, known: Mapping[str, _Key]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -223,6 +235,7 @@ _INTERFACE: Mapping[str, _Key] = {
     "name": ("name", _label, False),
     "privatekey": ("private_key", lambda text: Secret(decode(text)), False),
     "privatekeyfile": ("private_key_file", _path, False),
+    "nextprivatekey": ("next_private_key", lambda text: Secret(decode(text)), False),
     "address": ("addresses", _list(ip.parse_iface), True),
     "listenport": ("listen_port", _number(0, 65535), False),
     "fwmark": ("fwmark", _mark, False),
@@ -239,6 +252,7 @@ _PEER: Mapping[str, _Key] = {
     "publickey": ("public_key", PublicKey.parse, False),
     "nextpublickey": ("next_public_key", PublicKey.parse, False),
     "presharedkey": ("preshared_key", _preshared, False),
+    "nextpresharedkey": ("next_preshared_key", _preshared, False),
     "allowedips": ("allowed_ips", _list(lambda text: ip.parse_iface(text).network), True),
     "endpoint": ("endpoint", _endpoint, False),
     "persistentkeepalive": ("keepalive_s", _keepalive, False),

@@ -60,6 +60,19 @@ def test_another_key_for_a_known_name_is_a_change_of_that_peer() -> None:
     assert (change.what, change.before) == ("peer b: public key", str(old))
 
 
+def test_keys_to_come_are_told_by_their_public_form() -> None:
+    old = conf().peers[0]
+    key = ring_of("next").public()["next"]
+    to_come = replace(old, next_public_key=key, next_preshared_key="blake2s:00")
+    want = replace(conf(), next_public_key=key, peers=(to_come, *conf().peers[1:]))
+    label = f"peer {NAMES[old.public_key]}"
+    assert compare(want, conf(), conf(), NAMES, applied=False) == (
+        Change("own next public key", None, str(key)),
+        Change(f"{label}: next pre-shared key", None, "blake2s:00"),
+        Change(f"{label}: next public key", None, str(key)),
+    )
+
+
 def test_a_stranger_is_called_by_its_key() -> None:
     key = ring_of("stranger").public()["stranger"]
     live = replace(conf(), peers=(*conf().peers, replace(conf().peers[0], public_key=key, name="b", allowed_ips=())))

@@ -60,6 +60,15 @@ FAULTS = {
     MINIMAL + "Host = 10.0.0.1 a;b\n": (3, "at least one name"),
     MINIMAL + "[Peer]\nEndpoint = a:1\n": (3, "a peer without PublicKey"),
     MINIMAL + f"[Peer]\nPublicKey = {PEER}\n[Peer]\nPublicKey = {PEER}\n": (5, "the peer of line 3 again"),
+    MINIMAL + f"[Peer]\nPublicKey = {PEER}\n[Peer]\nPublicKey = {KEY}\nNextPublicKey = {PEER}\n": (
+        5,
+        "the peer of line 3",
+    ),
+    MINIMAL + f"NextPrivateKey = {KEY}\n": (3, "nextprivatekey is the current key"),
+    MINIMAL + f"[Peer]\nPublicKey = {PEER}\nNextPresharedKey = {KEY}\nPresharedKey = {KEY}\n": (
+        5,
+        "nextpresharedkey is the current key",
+    ),
     MINIMAL + f"[Peer]\nPublicKey = {PEER}\nEndpoint = 2001:db8::1:51820\n": (5, "not HOST:PORT"),
     MINIMAL + f"[Peer]\nPublicKey = {PEER}\nEndpoint = a:0\n": (5, "not a number from 1"),
     MINIMAL + f"[Peer]\nPublicKey = {PEER}\nExpires = 2026-02-30T00:00:00Z\n": (5, "not an RFC 3339 time"),

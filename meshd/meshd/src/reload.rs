@@ -1,7 +1,8 @@
 //! The difference between two set-ups of an interface, as the smallest ordered list of steps. Pure.
 //!
 //! Strategy: what is wanted and what is found have one shape, [`Setup`]; [`steps`] compares field by field, so a peer
-//! that didn't change gets no step and keeps its session and learned endpoint. The order is: what can fail first (port),
+//! that didn't change gets no step and keeps its session and learned endpoint; one that goes by the key which it
+//! was to change to is the same peer under another name. The order is: what can fail first (port),
 //! then what must be there before a peer is usable (addresses, MTU, up, routes), then peers, then what is no longer
 //! needed. Every step has an inverse, so that a list which fails half-way is taken back. Applying is `netdev.rs`'s and
 //! the control thread's part.
@@ -18,6 +19,8 @@ use crate::conf::{Cidr, Conf, Endpoint, Peer, Secret, UtcTime};
 pub struct Setup {
     /// The private key; `None` only where a bare device was found without one.
     pub private_key: Option<Secret>,
+    /// The one it changes to (rotation).
+    pub next_private_key: Option<Secret>,
     /// UDP port; as wanted, `None` leaves it as it is.
     pub listen_port: Option<u16>,
     /// SO_MARK; 0: none.
@@ -50,8 +53,12 @@ pub struct Route {
 /// Everything about a peer that a configuration decides.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PeerSetup {
+    /// The key it changes to (rotation).
+    pub next_public_key: Option<PublicKey>,
     /// Mixed into the handshake.
     pub preshared_key: Option<Secret>,
+    /// The one it changes to (rotation).
+    pub next_preshared_key: Option<Secret>,
     /// Networks.
     pub allowed_ips: BTreeSet<Cidr>,
     /// As configured, never a learned one.
@@ -73,17 +80,10 @@ impl Setup {
             .peers
             .iter()
             .filter(|peer| peer.expires.is_none_or(|at| now < at));
-        let peers = alive.map(|peer| {
-            let setup = PeerSetup {
-                preshared_key: peer.preshared_key.clone(),
-                allowed_ips: peer.allowed_ips.iter().copied().collect(),
-                endpoint: peer.endpoint.clone(),
-                keepalive: peer.keepalive,
-            };
-            (peer.public_key, setup)
-        });
+        let peers = alive.map(|peer| (peer.public_key, PeerSetup::from(peer)));
         Self {
             private_key: Some(private_key),
+            next_private_key: interface.next_private_key.clone(),
             listen_port: Some(interface.listen_port).filter(|port| *port != 0),
             fwmark: closed::mark(conf),
             mtu,
@@ -100,6 +100,7 @@ impl Setup {
     pub fn blank() -> Self {
         Self {
             private_key: None,
+            next_private_key: None,
             listen_port: None,
             fwmark: 0,
             mtu: 0,
@@ -116,7 +117,9 @@ impl Setup {
 impl From<&Peer> for PeerSetup {
     fn from(peer: &Peer) -> Self {
         Self {
+            next_public_key: peer.next_public_key,
             preshared_key: peer.preshared_key.clone(),
+            next_preshared_key: peer.next_preshared_key.clone(),
             allowed_ips: peer.allowed_ips.iter().copied().collect(),
             endpoint: peer.endpoint.clone(),
             keepalive: peer.keepalive,
@@ -177,8 +180,8 @@ pub enum Step {
     Create,
     /// Take away the link and everything with it. Always alone, so it needs no inverse.
     Destroy,
-    /// Change the private key.
-    PrivateKey(Change<Option<Secret>>),
+    /// Change the private keys: the current and the next one.
+    PrivateKeys(Change<[Option<Secret>; 2]>),
     /// Move the UDP socket to another port.
     ListenPort(Change<Option<u16>>),
     /// Mark outer packets.
@@ -197,6 +200,8 @@ pub enum Step {
     Forward(Put, Cidr),
     /// Add (`from` is none), change or remove (`to` is none) a peer.
     Peer(PublicKey, Box<Change<Option<PeerSetup>>>),
+    /// A peer goes by another key from now on, and may change in other ways too.
+    Rename(Change<PublicKey>, Box<Change<PeerSetup>>),
 }
 
 impl Step {
@@ -206,7 +211,7 @@ impl Step {
         Some(match self {
             Self::Create => Self::Destroy,
             Self::Destroy => return None,
-            Self::PrivateKey(change) => Self::PrivateKey(change.inverse()),
+            Self::PrivateKeys(change) => Self::PrivateKeys(change.inverse()),
             Self::ListenPort(change) if change.from.is_none() => return None,
             Self::ListenPort(change) => Self::ListenPort(change.inverse()),
             Self::FwMark(change) => Self::FwMark(change.inverse()),
@@ -218,6 +223,7 @@ impl Step {
             Self::Route(put, route) => Self::Route(put.inverse(), *route),
             Self::Forward(put, network) => Self::Forward(put.inverse(), *network),
             Self::Peer(key, change) => Self::Peer(*key, Box::new(change.inverse())),
+            Self::Rename(key, change) => Self::Rename(key.inverse(), Box::new(change.inverse())),
         })
     }
 }
@@ -242,7 +248,8 @@ fn changes(from: &Setup, to: &Setup) -> Vec<Step> {
         steps.extend(Change::between(&from.listen_port, &to.listen_port).map(Step::ListenPort));
     }
     steps.extend(Change::between(&from.fwmark, &to.fwmark).map(Step::FwMark));
-    steps.extend(Change::between(&from.private_key, &to.private_key).map(Step::PrivateKey));
+    let keys = |setup: &Setup| [setup.private_key.clone(), setup.next_private_key.clone()];
+    steps.extend(Change::between(&keys(from), &keys(to)).map(Step::PrivateKeys));
     steps.extend(Change::between(&from.relay, &to.relay).map(Step::Relay));
     steps.extend(
         to.addresses
@@ -268,12 +275,27 @@ fn changes(from: &Setup, to: &Setup) -> Vec<Step> {
             .map(|n| Step::Forward(Put::Add, *n)),
     );
 
-    let gone = from
-        .peers
-        .iter()
-        .filter(|(key, _)| !to.peers.contains_key(key));
+    let renamed = renamed(from, to);
+    let gone = from.peers.iter().filter(|(key, _)| {
+        !to.peers.contains_key(key) && !renamed.values().any(|former| former == *key)
+    });
     steps.extend(gone.map(|(key, peer)| peer_step(*key, Some(peer), None)));
     for (key, peer) in &to.peers {
+        let former = renamed
+            .get(key)
+            .and_then(|former| Some((*former, from.peers.get(former)?)));
+        if let Some((former, before)) = former {
+            let key = Change {
+                from: former,
+                to: *key,
+            };
+            let change = Change {
+                from: before.clone(),
+                to: peer.clone(),
+            };
+            steps.push(Step::Rename(key, Box::new(change)));
+            continue;
+        }
         let before = from.peers.get(key);
         if before != Some(peer) {
             steps.push(peer_step(*key, before, Some(peer)));
@@ -302,6 +324,26 @@ fn changes(from: &Setup, to: &Setup) -> Vec<Step> {
             .map(|a| Step::Address(Put::Add, *a)),
     );
     steps
+}
+
+/// Peers that are the same under another key, new key to old: one has announced the other, before or after.
+fn renamed(from: &Setup, to: &Setup) -> BTreeMap<PublicKey, PublicKey> {
+    let gone = || {
+        from.peers
+            .iter()
+            .filter(|(key, _)| !to.peers.contains_key(key))
+    };
+    let new = to
+        .peers
+        .iter()
+        .filter(|(key, _)| !from.peers.contains_key(key));
+    new.filter_map(|(key, peer)| {
+        let mut same = gone().filter(|(former, before)| {
+            before.next_public_key == Some(*key) || peer.next_public_key == Some(**former)
+        });
+        same.next().map(|(former, _)| (*key, *former))
+    })
+    .collect()
 }
 
 fn peer_step(key: PublicKey, from: Option<&PeerSetup>, to: Option<&PeerSetup>) -> Step {

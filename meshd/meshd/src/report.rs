@@ -64,6 +64,11 @@ pub struct PeerStatus {
     pub configured_endpoint: Option<String>,
     /// Its networks.
     pub allowed_ips: Vec<String>,
+    /// The key it changes to, base64.
+    pub next_public_key: Option<String>,
+    /// How far a change of keys is: `waiting` until a session is made with the next ones, then `moved`; null when none is
+    /// under way.
+    pub rotation: Option<String>,
     /// Seconds since the last handshake; null: never.
     pub latest_handshake_s: Option<f64>,
     /// Round trip of the last probe that was answered.

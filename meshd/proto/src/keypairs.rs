@@ -78,6 +78,14 @@ impl Keypairs {
         }
     }
 
+    /// All that are held.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Session>> {
+        [&self.current, &self.previous, &self.next, &self.fading]
+            .into_iter()
+            .flatten()
+    }
+
     /// Lets go of all.
     pub fn clear(&mut self) -> Dropped {
         let Self {

@@ -12,7 +12,7 @@ mod world;
 
 use std::time::Duration;
 
-use meshd_proto::{uapi, Cidr, Device, Endpoint, PresharedKey};
+use meshd_proto::{uapi, Cidr, Device, Endpoint, PresharedKey, PublicKey};
 
 use crate::cursor::Cursor;
 use crate::uapi::Socket;
@@ -164,7 +164,8 @@ fn configure(world: &mut World, node: usize, input: &mut Cursor<'_>) {
     let other = input.below(NODES);
     let key = input.choose(&[world.nodes[other].key, world.nodes[other].spare_key]);
     let network = network(input.choose(NETWORKS));
-    match input.byte() % 12 {
+    match input.byte() % 16 {
+        12..=15 => rotate(world, node, &key, input),
         0 => world.control(node, |device, _| {
             let _ = device.remove_peer(&key);
         }),
@@ -212,6 +213,36 @@ fn configure(world: &mut World, node: usize, input: &mut Cursor<'_>) {
             world.control(node, |device, _| device.set_mtu(mtu));
         }
         _ => world.control(node, |device, _| device.remove_all_peers()),
+    }
+}
+
+/// Keys of which there are two for a while.
+fn rotate(world: &mut World, node: usize, name: &PublicKey, input: &mut Cursor<'_>) {
+    let other = &world.nodes[input.below(NODES)];
+    let theirs = [other.key, other.spare_key];
+    let ours = [&world.nodes[node].private, &world.nodes[node].spare_private].map(Clone::clone);
+    let (first, second) = (input.below(2), input.one_in(2));
+    match input.byte() % 3 {
+        0 => {
+            let (current, next) = (ours[first].clone(), second.then(|| ours[1 - first].clone()));
+            world.control(node, |device, _| {
+                device.set_private_keys(Some(current), next);
+            });
+        }
+        1 => world.control(node, |device, _| {
+            let next = second.then_some(&theirs[1 - first]);
+            let _ = device.set_peer_keys(name, &theirs[first], next);
+        }),
+        _ => {
+            let next = second.then(|| PresharedKey::new([first as u8; 32]));
+            let current = PresharedKey::new([input.byte() % 2; 32]);
+            world.control(node, |device, _| {
+                let _ = device.set_preshared_keys(name, current, next);
+            });
+        }
+    }
+    if input.one_in(2) {
+        world.control(node, |device, ctx| device.move_sessions(ctx));
     }
 }
 

@@ -115,7 +115,7 @@ pub(super) struct World {
     under_way: VecDeque<Wire>,
     seen: VecDeque<Wire>,
     /// Who put which packet into a tunnel, by number, and for which key.
-    sent: BTreeMap<u32, (usize, PublicKey, Vec<u8>)>,
+    sent: BTreeMap<u32, (usize, Option<PublicKey>, Vec<u8>)>,
     /// (sender, receiver index, counter) of every data message.
     counters: BTreeSet<(usize, u32, u64)>,
     number: u32,
@@ -215,7 +215,9 @@ impl World {
         let table = kept.as_ref().unwrap_or(this.reader.table());
         let route = table.route(inner(to)).cloned();
         if fresh {
-            let found = route.as_ref().map(|route| *route.peer.public_key());
+            let found = route
+                .as_ref()
+                .and_then(|route| this.device.name_of(&route.peer));
             assert_eq!(
                 found,
                 super::owner(&this.device, now, inner(to)),
@@ -226,7 +228,7 @@ impl World {
         let Some(endpoint) = route.peer.endpoint() else {
             return;
         };
-        let for_key = *route.peer.public_key();
+        let for_key = this.device.name_of(&route.peer);
         self.sent
             .insert(self.number, (node, for_key, packet.clone()));
         let mut run = vec![0; data_len(packet.len(), MTU)];
@@ -337,15 +339,15 @@ impl World {
             assert!(!wake.needed(), "woken by nothing");
         }
         if opened.verdict == Verdict::Packet {
-            let (peer, packet) = (*receiver.peer.public_key(), &buf[opened.at..][..opened.len]);
-            self.came_out(node, peer, packet);
+            let peer = this.device.name_of(&receiver.peer);
+            self.came_out(node, peer, &buf[opened.at..][..opened.len]);
         }
         if wake.needed() {
             self.control(node, |device, ctx| device.attend(ctx));
         }
     }
 
-    fn came_out(&mut self, node: usize, peer: PublicKey, packet: &[u8]) {
+    fn came_out(&mut self, node: usize, peer: Option<PublicKey>, packet: &[u8]) {
         let number = u32::from_be_bytes([packet[20], packet[21], packet[22], packet[23]]);
         let this = &mut self.nodes[node];
         assert!(
@@ -354,17 +356,17 @@ impl World {
         );
         let source = IpAddr::from([packet[12], packet[13], packet[14], packet[15]]);
         let owner = super::owner(&this.device, self.now, source);
-        assert_eq!(owner, Some(peer), "a source that is not its peer's");
+        assert_eq!(owner, peer, "a source that is not its peer's");
         let (sender, for_key, bytes) = &self.sent[&number];
         assert_eq!(bytes, packet, "what came out is what went in");
         let sender = &self.nodes[*sender];
         assert!(
-            peer == sender.key || peer == sender.spare_key,
+            peer == Some(sender.key) || peer == Some(sender.spare_key),
             "attributed to another"
         );
         let this = &self.nodes[node];
         assert!(
-            *for_key == this.key || *for_key == this.spare_key,
+            *for_key == Some(this.key) || *for_key == Some(this.spare_key),
             "for another"
         );
     }

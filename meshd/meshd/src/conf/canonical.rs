@@ -24,6 +24,8 @@ pub fn canonical(conf: Option<&Conf>, file_key: Option<PublicKey>) -> String {
     let mut section = Section::new(&mut text, "Interface");
     section.value("Name", interface.name.as_ref());
     section.value("PublicKey", public_key.map(|key| key.to_base64()));
+    let next = interface.next_private_key.as_ref();
+    section.value("NextPublicKey", next.map(|key| key.public().to_base64()));
     section.list("Address", &interface.addresses);
     section.value(
         "ListenPort",
@@ -60,6 +62,12 @@ pub fn canonical(conf: Option<&Conf>, file_key: Option<PublicKey>) -> String {
         section.value(
             "PresharedKey",
             peer.preshared_key.as_ref().map(|key| key.fingerprint()),
+        );
+        section.value(
+            "NextPresharedKey",
+            peer.next_preshared_key
+                .as_ref()
+                .map(|key| key.fingerprint()),
         );
         section.list("AllowedIPs", &peer.allowed_ips);
         section.value("Endpoint", peer.endpoint.as_ref());

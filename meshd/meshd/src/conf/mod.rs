@@ -39,6 +39,8 @@ pub struct Interface {
     pub name: Option<String>,
     /// Where the private key is.
     pub private_key: PrivateKey,
+    /// The key it changes to (rotation).
+    pub next_private_key: Option<Secret>,
     /// Addresses of the interface, sorted, without duplicates.
     pub addresses: Vec<Cidr>,
     /// UDP port; 0: chosen by the kernel.
@@ -81,6 +83,8 @@ pub struct Peer {
     pub next_public_key: Option<PublicKey>,
     /// Mixed into the handshake; all zero reads as none.
     pub preshared_key: Option<Secret>,
+    /// The preshared key it changes to (rotation).
+    pub next_preshared_key: Option<Secret>,
     /// Networks, sorted, without duplicates; none of them belongs to another peer.
     pub allowed_ips: Vec<Cidr>,
     /// Where it can be reached.

@@ -109,26 +109,34 @@ fn read_sections(sections: &[RawSection<'_>], log: &mut Log) -> Option<Conf> {
 
 /// No two peers share a key or a network, and none is this interface itself.
 fn check_peers_apart(peers: &[(u32, Peer)], interface: Option<&Interface>, log: &mut Log) {
-    let own = interface.and_then(|interface| match &interface.private_key {
+    let current = interface.and_then(|interface| match &interface.private_key {
         PrivateKey::Inline(secret) => Some(secret.public()),
         PrivateKey::File(_) => None,
     });
+    let next = interface.and_then(|interface| interface.next_private_key.as_ref());
+    let own = [current, next.map(Secret::public)];
     let mut keys: HashMap<PublicKey, u32> = HashMap::new();
     let mut networks: HashMap<Cidr, u32> = HashMap::new();
     for (line, peer) in peers {
-        if own == Some(peer.public_key) {
-            let fault = Fault::new("it is this interface's own key", "remove the peer");
-            log.problem(*line, "PublicKey", fault);
-        }
-        if let Some(other) = keys.insert(peer.public_key, *line) {
-            let fault = Fault::new(
-                format!(
-                    "{} belongs to the peer in line {other} too",
-                    peer.public_key.to_base64()
-                ),
-                "give each key one [Peer]",
-            );
-            log.problem(*line, "PublicKey", fault);
+        let next = peer.next_public_key.map(|next| ("NextPublicKey", next));
+        for (word, key) in [Some(("PublicKey", peer.public_key)), next]
+            .into_iter()
+            .flatten()
+        {
+            if own.contains(&Some(key)) {
+                let fault = Fault::new("it is this interface's own key", "remove the peer");
+                log.problem(*line, word, fault);
+            }
+            if let Some(other) = keys.insert(key, *line) {
+                let fault = Fault::new(
+                    format!(
+                        "{} belongs to the peer in line {other} too",
+                        key.to_base64()
+                    ),
+                    "give each key one [Peer]",
+                );
+                log.problem(*line, word, fault);
+            }
         }
         for network in &peer.allowed_ips {
             if let Some(other) = networks.insert(*network, *line) {
@@ -146,6 +154,7 @@ fn read_interface(section: &RawSection<'_>, log: &mut Log) -> Option<Interface> 
     let mut reader = Reader::new(section, log);
     let inline = reader.once("PrivateKey", Secret::parse);
     let file = reader.once("PrivateKeyFile", key_file);
+    let next_private_key = reader.once("NextPrivateKey", Secret::parse);
     let name = reader.once("Name", value::label);
     let addresses = reader.list("Address", Cidr::parse);
     let listen_port = reader.once("ListenPort", value::listen_port).unwrap_or(0);
@@ -157,6 +166,9 @@ fn read_interface(section: &RawSection<'_>, log: &mut Log) -> Option<Interface> 
     let hosts = reader.each("Host", HostLine::parse);
     let kill_switch = reader.once("KillSwitch", value::switch).unwrap_or(false);
     let kill_switch_allow = reader.list("KillSwitchAllow", TcpPort::parse);
+    if inline.is_some() && inline == next_private_key {
+        reader.same_twice("NextPrivateKey", "PrivateKey");
+    }
     if let Some(line) = reader.line_of("DNS") {
         let fault = Fault::new(
             "meshd leaves the resolver alone",
@@ -192,6 +204,7 @@ fn read_interface(section: &RawSection<'_>, log: &mut Log) -> Option<Interface> 
     Some(Interface {
         name,
         private_key: private_key?,
+        next_private_key,
         addresses,
         listen_port,
         fwmark,
@@ -217,6 +230,12 @@ fn read_peer(section: &RawSection<'_>, log: &mut Log) -> Option<Peer> {
     let preshared_key = reader
         .once("PresharedKey", Secret::parse)
         .filter(|key| !key.is_zero());
+    let next_preshared_key = reader
+        .once("NextPresharedKey", Secret::parse)
+        .filter(|key| !key.is_zero());
+    if preshared_key.is_some() && preshared_key == next_preshared_key {
+        reader.same_twice("NextPresharedKey", "PresharedKey");
+    }
     let allowed_ips = reader.list("AllowedIPs", Cidr::parse_network);
     let endpoint = reader.once("Endpoint", Endpoint::parse);
     let keepalive = reader
@@ -229,6 +248,7 @@ fn read_peer(section: &RawSection<'_>, log: &mut Log) -> Option<Peer> {
         public_key: public_key?,
         next_public_key,
         preshared_key,
+        next_preshared_key,
         allowed_ips,
         endpoint,
         keepalive,
@@ -308,6 +328,13 @@ impl<'s, 'a, 'l> Reader<'s, 'a, 'l> {
         values.sort();
         values.dedup();
         values
+    }
+
+    /// A next key that is the current one.
+    fn same_twice(&mut self, next: &'static str, current: &str) {
+        let line = self.line_of(next).unwrap_or(self.section.line);
+        let fault = Fault::new(format!("it is the {current} itself"), "remove the line");
+        self.log.problem(line, next, fault);
     }
 
     /// Everything nobody asked for is unknown.

@@ -128,9 +128,11 @@ impl Interface {
             .observe(tables)
             .map_err(|error| failure(&self.name, error))?;
         let peers = self.device.peers(world::now()).into_iter().map(|peer| {
+            let secret = |key: &PresharedKey| Secret::new(*key.expose());
             let setup = PeerSetup {
-                preshared_key: (!peer.preshared_key.is_none())
-                    .then(|| Secret::new(*peer.preshared_key.expose())),
+                next_public_key: peer.next_public_key,
+                preshared_key: (!peer.preshared_key.is_none()).then(|| secret(&peer.preshared_key)),
+                next_preshared_key: peer.next_preshared_key.as_ref().map(secret),
                 allowed_ips: peer.allowed_ips.iter().map(from_network).collect(),
                 endpoint: self.endpoints.get(&peer.public_key).cloned(),
                 keepalive: peer.keepalive,
@@ -138,10 +140,8 @@ impl Interface {
             (peer.public_key, setup)
         });
         Ok(Some(Setup {
-            private_key: self
-                .device
-                .private_key()
-                .map(|key| Secret::new(*key.expose())),
+            private_key: self.device.private_key().map(from_private),
+            next_private_key: self.device.next_private_key().map(from_private),
             listen_port: Some(self.outer.port()),
             fwmark: self.outer.mark(),
             mtu: seen.mtu,
@@ -158,9 +158,9 @@ impl Interface {
     pub fn apply(&mut self, world: &mut World, step: &Step) -> Result<(), Failure> {
         let done = match step {
             Step::Create | Step::Destroy => Ok(()),
-            Step::PrivateKey(Change { to, .. }) => {
-                self.device
-                    .set_private_key(to.as_ref().map(|key| PrivateKey::new(*key.expose())));
+            Step::PrivateKeys(Change { to, .. }) => {
+                let [current, next] = to.each_ref().map(|key| key.as_ref().map(to_private));
+                self.device.set_private_keys(current, next);
                 Ok(())
             }
             Step::ListenPort(Change { to, .. }) => {
@@ -200,6 +200,10 @@ impl Interface {
                 self.apply_peer(world, key, change);
                 Ok(())
             }
+            Step::Rename(key, change) => {
+                self.rename_peer(world, key, change);
+                Ok(())
+            }
         };
         done.map_err(|error| failure(&self.name, error))
     }
@@ -224,12 +228,18 @@ impl Interface {
         self.device.transaction(|device| {
             device.upsert_peer(key);
             // The one error these have is a peer that isn't there: our own key, which `conf` refuses.
-            if from.preshared_key != to.preshared_key {
-                let preshared = to
-                    .preshared_key
-                    .as_ref()
-                    .map_or([0; 32], |secret| *secret.expose());
-                let _ = device.set_preshared_key(key, PresharedKey::new(preshared));
+            if from.next_public_key != to.next_public_key {
+                let _ = device.set_peer_keys(key, key, to.next_public_key.as_ref());
+            }
+            let keys = |peer: &PeerSetup| {
+                [&peer.preshared_key, &peer.next_preshared_key].map(|key| {
+                    key.as_ref()
+                        .map(|secret| PresharedKey::new(*secret.expose()))
+                })
+            };
+            if keys(from) != keys(to) {
+                let [current, next] = keys(to);
+                let _ = device.set_preshared_keys(key, current.unwrap_or_default(), next);
             }
             if from.allowed_ips != to.allowed_ips {
                 let networks: Vec<Network> = to.allowed_ips.iter().filter_map(to_network).collect();
@@ -244,6 +254,28 @@ impl Interface {
                 let _ = device.set_keepalive(&mut world.context(), key, to.keepalive);
             }
         });
+    }
+
+    fn rename_peer(
+        &mut self,
+        world: &mut World,
+        Change { from, to }: &Change<PublicKey>,
+        change: &Change<PeerSetup>,
+    ) {
+        // The one error is a peer that isn't there: then it is made below.
+        let _ = self
+            .device
+            .set_peer_keys(from, to, change.to.next_public_key.as_ref());
+        if let Some(endpoint) = self.endpoints.remove(from) {
+            self.endpoints.insert(*to, endpoint);
+        }
+        let mut before = change.from.clone();
+        before.next_public_key = change.to.next_public_key;
+        let change = Change {
+            from: Some(before),
+            to: Some(change.to.clone()),
+        };
+        self.apply_peer(world, to, &change);
     }
 
     /// Sets the link's MTU and what follows from it.
@@ -364,6 +396,14 @@ fn from_socket(at: SocketAddr) -> Endpoint {
         host: Host::Addr(at.ip()),
         port: at.port(),
     }
+}
+
+fn to_private(key: &Secret) -> PrivateKey {
+    PrivateKey::new(*key.expose())
+}
+
+fn from_private(key: &PrivateKey) -> Secret {
+    Secret::new(*key.expose())
 }
 
 fn to_network(cidr: &Cidr) -> Option<Network> {

@@ -83,10 +83,14 @@ pub fn take(engine: &mut Engine, name: &str, loaded: &Loaded) -> Result<(), Fail
     if result.is_err() && !was_there {
         engine.destroy();
     }
-    if let (Ok(()), Some(interface)) = (&result, &mut engine.interface) {
-        interface.routes_in = tables;
-        if let Err(error) = interface.net.settle_forwarding() {
-            eprintln!("meshd: warning: {name}: {error}");
+    if let Some(interface) = &mut engine.interface {
+        // When all keys are in place, back or forth.
+        interface.device.move_sessions(&mut engine.world.context());
+        if result.is_ok() {
+            interface.routes_in = tables;
+            if let Err(error) = interface.net.settle_forwarding() {
+                eprintln!("meshd: warning: {name}: {error}");
+            }
         }
     }
     engine.flush();

@@ -85,6 +85,8 @@ pub enum Ending {
 pub struct Link {
     /// The peer's key.
     pub key: PublicKey,
+    /// The key it changes to.
+    pub next: Option<PublicKey>,
     /// Its name in the mesh.
     pub name: Option<String>,
 }
@@ -372,13 +374,14 @@ impl Mesh {
 
     /// A link of the configuration in force by the identity it had in an earlier one.
     pub(super) fn successor(&self, link: &Link) -> Option<&Peer> {
-        let by_key = self
-            .configured_peers()
-            .find(|peer| peer.public_key == link.key);
-        by_key.or_else(|| {
-            self.configured_peers()
-                .find(|peer| link.name.is_some() && peer.name == link.name)
-        })
+        let find = |is: &dyn Fn(&Peer) -> bool| self.configured_peers().find(|peer| is(peer));
+        find(&|peer| peer.public_key == link.key)
+            .or_else(|| {
+                find(&|peer| {
+                    link.next == Some(peer.public_key) || peer.next_public_key == Some(link.key)
+                })
+            })
+            .or_else(|| find(&|peer| link.name.is_some() && peer.name == link.name))
     }
 
     /// Makes what is switched the confirmed one.

@@ -205,6 +205,7 @@ impl Mesh {
         alive
             .map(|peer| Link {
                 key: peer.public_key,
+                next: peer.next_public_key,
                 name: peer.name.clone(),
             })
             .collect()

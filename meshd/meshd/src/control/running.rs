@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use meshd_proto::{PeerStatus as CoreStatus, PublicKey, Trouble};
+use meshd_proto::{PeerStatus as CoreStatus, PublicKey, Rotation, Trouble};
 
 use super::mesh::Mesh;
 use super::world;
@@ -148,6 +148,11 @@ impl Mesh {
             endpoint: peer.endpoint.map(|endpoint| endpoint.remote.to_string()),
             configured_endpoint: configured_endpoint.map(ToString::to_string),
             allowed_ips: peer.allowed_ips.iter().map(ToString::to_string).collect(),
+            next_public_key: peer.next_public_key.map(|key| key.to_base64()),
+            rotation: peer.rotation.map(|rotation| match rotation {
+                Rotation::Waiting => "waiting".to_owned(),
+                Rotation::Moved => "moved".to_owned(),
+            }),
             latest_handshake_s: peer.handshake_age(now).map(|age| age.as_secs_f64()),
             rtt_ms: vitals
                 .and_then(|vitals| vitals.rtt)
@@ -211,6 +216,13 @@ fn text(
             .as_ref()
             .map(|key| key.public().to_base64()),
     );
+    section.value(
+        "NextPublicKey",
+        found
+            .next_private_key
+            .as_ref()
+            .map(|key| key.public().to_base64()),
+    );
     section.list("Address", &found.addresses.iter().collect::<Vec<_>>());
     section.value("ListenPort", port);
     let fwmark = match found.fwmark {
@@ -255,13 +267,17 @@ fn text(
         section.value("PublicKey", Some(key.to_base64()));
         section.value(
             "NextPublicKey",
-            known
-                .and_then(|peer| peer.next_public_key)
-                .map(|key| key.to_base64()),
+            peer.next_public_key.map(|key| key.to_base64()),
         );
         section.value(
             "PresharedKey",
             peer.preshared_key.as_ref().map(|key| key.fingerprint()),
+        );
+        section.value(
+            "NextPresharedKey",
+            peer.next_preshared_key
+                .as_ref()
+                .map(|key| key.fingerprint()),
         );
         section.list("AllowedIPs", &peer.allowed_ips.iter().collect::<Vec<_>>());
         section.value("Endpoint", peer.endpoint.as_ref());

@@ -52,7 +52,9 @@ fn apply(found: Option<Setup>, step: &Step) -> Option<Setup> {
     }
     match step {
         Step::Create | Step::Destroy => {}
-        Step::PrivateKey(change) => found.private_key = change.to.clone(),
+        Step::PrivateKeys(change) => {
+            [found.private_key, found.next_private_key] = change.to.clone();
+        }
         Step::ListenPort(change) => found.listen_port = change.to,
         Step::FwMark(change) => found.fwmark = change.to,
         Step::Mtu(change) => found.mtu = change.to,
@@ -69,6 +71,10 @@ fn apply(found: Option<Setup>, step: &Step) -> Option<Setup> {
                 found.peers.remove(key);
             }
         },
+        Step::Rename(key, change) => {
+            assert!(found.peers.remove(&key.from).is_some());
+            found.peers.insert(key.to, change.to.clone());
+        }
     }
     Some(found)
 }
@@ -91,7 +97,25 @@ fn variants() -> Vec<Option<Setup>> {
     let mut down = setup();
     down.up = false;
     down.routes.clear();
-    vec![None, Some(setup()), Some(other), Some(down)]
+    let mut both = setup();
+    both.next_private_key = Some(Secret::new([9; 32]));
+    let announced = PeerSetup {
+        next_public_key: Some(key(4)),
+        ..peer("10.0.0.2/32")
+    };
+    both.peers = [(key(2), announced)].into();
+    let mut after = setup();
+    after.private_key = both.next_private_key.clone();
+    after.peers = [(key(4), peer("10.0.0.2/32"))].into();
+    [
+        None,
+        Some(setup()),
+        Some(other),
+        Some(down),
+        Some(both),
+        Some(after),
+    ]
+    .into()
 }
 
 #[test]
@@ -135,6 +159,24 @@ fn a_new_peer_touches_no_other() {
     );
     assert!(matches!(&steps[1], Step::Peer(k, change) if *k == key(3) && change.from.is_none()));
     assert_eq!(steps.len(), 2);
+}
+
+#[test]
+fn a_peer_that_takes_its_next_key_stays_itself() {
+    let variants = variants();
+    let (before, after) = (variants[4].as_ref(), variants[5].as_ref());
+    for (from, to) in [(before, after), (after, before)] {
+        let steps = steps(from, to);
+        assert!(matches!(
+            &steps[..],
+            [Step::PrivateKeys(_), Step::Rename(..)]
+        ));
+    }
+    // Without an announcement it is another peer.
+    let mut other = setup();
+    other.peers = [(key(4), peer("10.0.0.2/32"))].into();
+    let steps = steps(Some(&setup()), Some(&other));
+    assert!(matches!(&steps[..], [Step::Peer(..), Step::Peer(..)]));
 }
 
 #[test]

@@ -4,6 +4,9 @@
 //! Needs root and util-linux, iproute2 and, where a test says so, `wg`. Without root [`hosts`] says why it skips.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod flow;
+pub mod wireguard_go;
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};

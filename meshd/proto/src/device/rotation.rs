@@ -31,8 +31,9 @@ use crate::{Context, NoSuchPeer};
 pub(super) const ALTERNATE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the end with the greater key leaves the move to new keys to the other.
 const YIELD: Duration = Duration::from_secs(2);
-/// A peer that was heard of within this time has a session to go on with if a handshake fails.
-const IN_USE: Duration = Duration::from_secs(5);
+/// A peer that was heard of within this time has a session to go on with if a handshake fails; one that has just
+/// restarted has been silent for longer.
+const IN_USE: Duration = Duration::from_secs(1);
 
 /// One of our own static keys, with what judges messages that are addressed to it.
 pub(super) struct Own {
@@ -371,10 +372,22 @@ impl Device {
             // What waits for a session may have lost its handshake with a key.
             self.flush(slot, ctx);
         } else if wanted && begins {
-            self.initiate(slot, ctx, false);
+            self.begin_move(slot, ctx);
         } else if wanted {
             self.defer(slot, ready.after(YIELD));
         }
+    }
+
+    /// Begins a handshake with the newest keys. A keepalive goes ahead: it shows the responder that there is a session to go
+    /// on with, so that it dares to answer under the next preshared key.
+    pub(super) fn begin_move(&mut self, slot: u32, ctx: &mut Context<'_>) {
+        if self
+            .state(slot)
+            .is_some_and(|peer| peer.next_preshared_key.is_some())
+        {
+            self.send_keepalive(slot, ctx);
+        }
+        self.initiate(slot, ctx, false);
     }
 
     /// How far a peer's change of keys is; `None` when none is under way.

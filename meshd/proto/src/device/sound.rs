@@ -33,13 +33,21 @@ impl Device {
     }
 
     fn peers_are_found_by_their_keys(&self) {
-        for (key, slot) in &self.by_key {
-            let peer = self.state(*slot);
-            assert!(
-                peer.is_some_and(|peer| peer.shared.public_key() == key),
-                "slot {slot} is not the peer that it is known for"
-            );
+        for (at, keys) in [&self.by_key, &self.by_next].into_iter().enumerate() {
+            for (key, slot) in keys {
+                let remote = self.state(*slot).and_then(|peer| peer.remotes.get(at));
+                assert!(
+                    remote.is_some_and(|remote| remote.key == *key),
+                    "slot {slot} is not the peer that it is known for"
+                );
+            }
         }
+        let next = |peer: &&super::PeerState| peer.remotes.len() > 1;
+        assert_eq!(
+            self.peers.iter().flatten().filter(next).count(),
+            self.by_next.len(),
+            "next keys, and peers that have one"
+        );
         let filled = self.peers.iter().flatten().count();
         assert_eq!(filled, self.by_key.len(), "peers, and keys of peers");
         let free: BTreeSet<u32> = self.free_slots.iter().copied().collect();
@@ -61,16 +69,13 @@ impl Device {
         for (slot, peer) in (0..).zip(&self.peers) {
             let Some(peer) = peer else { continue };
             let pairs = &peer.keypairs;
-            for session in [&pairs.current, &pairs.previous, &pairs.next]
-                .into_iter()
-                .flatten()
-            {
+            for session in pairs.all() {
                 let index = session.local_index();
                 assert_eq!(held.insert(index, slot), None, "index {index} twice");
                 receivers.insert(index);
             }
             if let Some(pending) = &peer.pending {
-                let index = pending.local_index;
+                let index = pending.pending.local_index;
                 assert_eq!(held.insert(index, slot), None, "index {index} twice");
             }
         }

@@ -129,8 +129,10 @@ impl Device {
                 && self
                     .state(slot)
                     .is_some_and(|peer| self.wants_to_move(peer));
-            if moving || self.lacks_session(slot, ctx.now) || self.wants_rekey(slot, ctx.now) {
+            if self.lacks_session(slot, ctx.now) || self.wants_rekey(slot, ctx.now) {
                 self.initiate(slot, ctx, false);
+            } else if moving {
+                self.begin_move(slot, ctx);
             }
             return;
         }

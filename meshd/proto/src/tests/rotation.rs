@@ -195,6 +195,30 @@ fn three_steps_move_a_session_without_loss() {
 }
 
 #[test]
+fn a_quiet_session_moves_too() {
+    let preshared = Plan {
+        alices: false,
+        bobs: false,
+        preshared: true,
+    };
+    for plan in [ALL, preshared] {
+        for first in [ALICE, BOB] {
+            let (mut world, keys) = pair(8, plan);
+            let mut number = 0;
+            chat(&mut world, &mut number, 10);
+            world.pass(seconds(60));
+            keys.set(&mut world, first, Both);
+            world.pass(seconds(20));
+            keys.set(&mut world, 1 - first, Both);
+            world.pass(seconds(10));
+            for node in [ALICE, BOB] {
+                assert_eq!(status(&world, node).rotation, Some(Rotation::Moved));
+            }
+        }
+    }
+}
+
+#[test]
 fn ends_that_are_a_step_apart_find_each_other_cold() {
     for (alice, bob) in [
         (Old, Both),

@@ -85,6 +85,35 @@ fn peers_are_apart() {
 }
 
 #[test]
+fn next_keys_are_other_keys() {
+    let next = "AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=";
+    let own = Secret::parse(next).unwrap().public().to_base64();
+    let text = format!(
+        "[Interface]\nPrivateKey = {KEY}\nNextPrivateKey = {KEY}\n\
+         [Peer]\nPublicKey = {PEER}\nNextPublicKey = {PEER}\nPresharedKey = {KEY}\nNextPresharedKey = {KEY}\n"
+    );
+    assert_eq!(
+        problems(&text),
+        [
+            "line 3, NextPrivateKey: it is the PrivateKey itself (remove the line)",
+            &format!("line 4, NextPublicKey: {PEER} belongs to the peer in line 4 too (give each key one [Peer])"),
+            "line 8, NextPresharedKey: it is the PresharedKey itself (remove the line)",
+        ]
+    );
+    let text = format!(
+        "[Interface]\nPrivateKey = {KEY}\nNextPrivateKey = {next}\n\
+         [Peer]\nPublicKey = {PEER}\n[Peer]\nPublicKey = {own}\nNextPublicKey = {PEER}\n"
+    );
+    assert_eq!(
+        problems(&text),
+        [
+            "line 6, PublicKey: it is this interface's own key (remove the peer)",
+            &format!("line 6, NextPublicKey: {PEER} belongs to the peer in line 4 too (give each key one [Peer])"),
+        ]
+    );
+}
+
+#[test]
 fn interface_is_needed_and_holds_one_key() {
     assert!(problems(&format!("[Peer]\nPublicKey = {PEER}\n"))[0]
         .contains("[Interface]: there is none"));

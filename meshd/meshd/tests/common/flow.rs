@@ -1,0 +1,101 @@
+//! A numbered flow of datagrams between two hosts, counted at its end: what was sent and didn't arrive was lost.
+
+use std::process::{Child, Command, Stdio};
+
+use super::Host;
+
+const PORT: &str = "7100";
+
+/// Sends PER_SECOND numbered datagrams a second from SOURCE to TARGET until its stdin ends, then says how many.
+const SENDER: &str = "import socket,struct,sys,time,select
+f=socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET
+s=socket.socket(f,socket.SOCK_DGRAM);gap=1/float(sys.argv[3]);n=0;at=time.monotonic()
+while True:
+    s.sendto(struct.pack('!I',n)+b'x'*int(sys.argv[4]),(sys.argv[1],int(sys.argv[2])));n+=1;at+=gap
+    if select.select([0],[],[],max(0,at-time.monotonic()))[0]: break
+print(n)";
+
+/// Receives until nothing has come for two seconds after its stdin ended; says how many different ones came, and the longest
+/// silence in milliseconds.
+const RECEIVER: &str = "import socket,struct,sys,select,time
+f=socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET
+s=socket.socket(f,socket.SOCK_DGRAM);s.setsockopt(socket.SOL_SOCKET,33,8<<20);s.bind((sys.argv[1],int(sys.argv[2])))
+print('ready',flush=True)
+seen=set();last=None;longest=0;ending=False
+while True:
+    r=select.select([s]+([] if ending else [0]),[],[],2 if ending else None)[0]
+    if 0 in r: ending=True
+    elif s in r:
+        n,=struct.unpack('!I',s.recv(65535)[:4]);now=time.monotonic()
+        if last: longest=max(longest,now-last)
+        last=now;seen.add(n)
+    else: break
+print(len(seen),int(longest*1000))";
+
+/// See the file's head.
+pub struct Flow {
+    sender: Child,
+    receiver: Child,
+}
+
+/// What became of a flow.
+#[derive(Debug)]
+pub struct Counts {
+    pub sent: u64,
+    pub received: u64,
+    pub longest_silence_ms: u64,
+}
+
+impl Flow {
+    /// Begins to send from one host to an address of the other.
+    pub fn begin(from: &Host, to: &Host, address: &str, per_second: u32, len: u32) -> Self {
+        let python = |host: &Host, script: &str, more: &[&str]| {
+            let mut args = vec!["-c", script, address, PORT];
+            args.extend(more);
+            let mut command: Command = host.command("python3", &args);
+            command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap()
+        };
+        let mut receiver = python(to, RECEIVER, &[]);
+        assert_eq!(line(&mut receiver), "ready");
+        let sender = python(from, SENDER, &[&per_second.to_string(), &len.to_string()]);
+        Self { sender, receiver }
+    }
+
+    /// Ends it, and counts.
+    pub fn end(mut self) -> Counts {
+        drop(self.sender.stdin.take());
+        let sent = line(&mut self.sender).parse().unwrap();
+        drop(self.receiver.stdin.take());
+        let text = line(&mut self.receiver);
+        let (received, silence) = text.split_once(' ').unwrap();
+        Counts {
+            sent,
+            received: received.parse().unwrap(),
+            longest_silence_ms: silence.parse().unwrap(),
+        }
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        for child in [&mut self.sender, &mut self.receiver] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A line of a child's output, byte by byte so that nothing behind it is taken.
+fn line(child: &mut Child) -> String {
+    use std::io::Read;
+    let (mut text, mut byte) = (Vec::new(), [0]);
+    let out = child.stdout.as_mut().unwrap();
+    while out.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
+        text.push(byte[0]);
+    }
+    String::from_utf8(text).unwrap()
+}
