@@ -73,6 +73,11 @@ def outcome(outcome: Outcome) -> Iterator[Line]:
         yield from _host_outcome(host, width)
     if outcome.status is not None:
         yield from status(outcome.status)
+        running = {host.host for host in outcome.status.hosts if host.state == "running"}
+        if any(link.state is not State.ALIVE and {link.a, link.b} <= running for link in outcome.status.links):
+            yield from _hint(
+                "let the UDP port through to the end that does not answer; meshctl verify fails until then"
+            )
     if outcome.waiting:
         failed = [h.host for h in outcome.hosts if h.result is Result.FAILED]
         wait = "1 link waits" if outcome.waiting == 1 else f"{outcome.waiting} links wait"

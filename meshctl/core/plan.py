@@ -107,6 +107,8 @@ def diff(
             plans.append(HostPlan(name, Action.NONE, errors=(report,)))
         elif name in mesh.hosts:
             plans.append(_member(bundles[name], report, names, release))
+        elif _of_another(report, lock.leaving[name].public_key):
+            plans.append(HostPlan(name, Action.NONE))  # it has moved on: nothing there is this mesh's any more
         else:
             plans.append(_leaver(mesh.name, report))
     forget = tuple(p.host for p in plans if p.host in lock.leaving and p.action is Action.NONE and not p.errors)
@@ -117,13 +119,25 @@ def diff(
     return replace(plan, gained=gained, lost=lost)
 
 
-def removal(mesh_name: str, reports: Observed, release: Release) -> Plan:
-    """The plan that takes the mesh away from every host that reported."""
-    plans = tuple(
-        HostPlan(name, Action.NONE, errors=(report,)) if isinstance(report, HostError) else _leaver(mesh_name, report)
-        for name, report in sorted(reports.items())
-    )
-    return Plan(mesh_name, release.version, plans)
+def removal(
+    mesh_name: str, reports: Observed, lock: Lock, release: Release, *, named: frozenset[str] = frozenset()
+) -> Plan:
+    """The plan that takes the mesh away from every host that reported.
+
+    What a host has of another mesh of this name goes only where the host was `named`. A `lock` without a host's key
+    can't tell, and then nothing is another's.
+    """
+    keys = lock.public_keys()
+    plans = []
+    for name, report in sorted(reports.items()):
+        if isinstance(report, HostError):
+            plans.append(HostPlan(name, Action.NONE, errors=(report,)))
+        elif name in keys and name not in named and _of_another(report, keys[name]):
+            plans.append(HostPlan(name, Action.NONE, errors=(_another(mesh_name, name),)))
+        else:
+            plans.append(_leaver(mesh_name, report))
+    plan = Plan(mesh_name, release.version, tuple(plans))
+    return replace(plan, lost=_reach({}, reports, lock, plans)[1]) if plan.touched else plan
 
 
 def after(bundle: Bundle, before: Report, release: Release) -> Report:
@@ -166,6 +180,23 @@ def _member(bundle: Bundle, report: Report, names: Mapping[PublicKey, str], rele
     return HostPlan(report.host, Action.DRIFT if drifted else Action.CHANGE, changes, errors)
 
 
+def _of_another(report: Report, own: PublicKey, fingerprints: frozenset[str] = frozenset()) -> bool:
+    """Whether the host has a confirmed configuration of another mesh that happens to have this mesh's name.
+
+    Told by its key there. A key that was rotated half-way is no other mesh: the pre-shared keys are still ours.
+    """
+    conf = report.daemon.conf.public if report.daemon is not None else None
+    if conf is None or conf.public_key is None or own in (conf.public_key, *(p.public_key for p in conf.peers)):
+        return False
+    return fingerprints.isdisjoint({p.preshared_key for p in conf.peers if p.preshared_key})
+
+
+def _another(mesh_name: str, host: str) -> HostError:
+    what = f"it is in another mesh called {mesh_name}: its key there is not the one in mesh.lock"
+    hint = f"rename one of the two meshes; or take it over, after meshctl remove --limit {host}"
+    return HostError(host, "other-mesh", what, hint)
+
+
 def _applied(bundle: Bundle, report: Report) -> bool:
     """Whether this configuration was confirmed on the host once, so that what differs from it was changed by hand.
 
@@ -201,6 +232,9 @@ def _preflight(bundle: Bundle, desired: PublicConf, report: Report, release: Rel
     """What is known to fail before anything is touched (contracts §7 has the codes)."""
     host = report.host
     yield from _no_root(report)
+    fingerprints = frozenset(p.preshared_key for p in desired.peers if p.preshared_key)
+    if desired.public_key is not None and _of_another(report, desired.public_key, fingerprints):
+        yield _another(bundle.name, host)
     if release.binaries and report.arch not in release.binaries:
         carried = ", ".join(sorted(release.binaries))
         what = f"there is no meshd for its architecture {report.arch}"

@@ -122,7 +122,9 @@ def removal_plan(session: Session) -> Planned:
     """What taking the mesh off every (chosen) host would do. No key is needed for that: they may be lost."""
     reports = session.observe()
     mesh, locked = river.meant(session.files, session.places)
-    return Planned(plan.removal(mesh.name, reports, river.release()), mesh, locked, reports)
+    before = session.files.lock or Lock(mesh.name)
+    planned = plan.removal(mesh.name, reports, before, river.release(), named=frozenset(session.run.limit))
+    return Planned(planned, mesh, locked, reports)
 
 
 def apply(session: Session, planned: Planned) -> Outcome:

@@ -59,4 +59,6 @@ class Sudo:
                 self._host, "no-sudo", "the user is not root and there is no sudo", "connect as root, or install sudo"
             )
         hint = "give the password with -K, or allow this user sudo without one"
+        if "tty" in why:  # sudoers(5), requiretty: we have no terminal there, and a password needs none
+            hint = "take requiretty out of the sudoers there, or add a line: Defaults:USER !requiretty"
         raise HostError(self._host, "no-sudo", f"sudo refuses: {why}", hint)

@@ -15,6 +15,8 @@ from pathlib import Path
 from meshctl.core.bundle import Bundle
 from meshctl.core.errors import Failed
 
+_LONGEST = 50  # bytes: Ansible's socket and ssh's suffix to it take another 50
+
 
 def write(folder: Path, bundles: Iterable[Bundle]) -> None:
     """Write each bundle below `folder`. Failed when the disk or the permissions don't let us."""
@@ -38,10 +40,16 @@ def write(folder: Path, bundles: Iterable[Bundle]) -> None:
 @contextmanager
 def private_folder() -> Iterator[Path]:
     """A 0700 folder that ends with the block; in memory where the system has such a place, so no key meets a disk."""
-    memory = Path(os.environ.get("XDG_RUNTIME_DIR") or "/dev/shm")  # noqa: S108  mkdtemp makes it ours alone
-    top = memory if os.access(memory, os.W_OK) and memory.is_dir() else None
-    folder = Path(tempfile.mkdtemp(prefix="meshctl-", dir=top))
+    folder = Path(tempfile.mkdtemp(prefix="meshctl-", dir=_place()))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _place() -> Path | None:
+    """In memory if we can; with a short name, since paths of sockets in it end at 104 bytes (unix(7))."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    places = [*([Path(runtime)] if runtime else []), Path("/dev/shm"), Path(tempfile.gettempdir()), Path("/tmp")]  # noqa: S108  mkdtemp makes it ours alone
+    fit = (place for place in places if len(os.fsencode(place)) <= _LONGEST and place.is_dir())
+    return next((place for place in fit if os.access(place, os.W_OK | os.X_OK)), None)

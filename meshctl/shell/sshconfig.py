@@ -13,9 +13,10 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import shlex
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from meshctl.core.errors import HostError
 CONNECT_TIMEOUT = 10  # seconds, unless the user's ConnectTimeout says otherwise
 SSH_PORT = 22
 CA_MARK = "@cert-authority"
+_TARGET = "[%h]:%p"  # in a ProxyCommand: whatever host the ssh that reads it is on its way to
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,10 @@ def known_hosts_lines(address: Road) -> list[str]:
 
 
 def ssh_options(address: Road, known_hosts: Path) -> list[str]:
-    """Arguments that make any ssh command check the pins of `known_hosts` and nothing else, and never ask."""
+    """Arguments that make any ssh command check the pins of `known_hosts` and nothing else, and never ask.
+
+    At a jump host too no unknown key is taken, whatever the user's configuration says of StrictHostKeyChecking.
+    """
     options = {
         "BatchMode": "yes",
         "StrictHostKeyChecking": "yes",
@@ -212,6 +217,8 @@ def ssh_options(address: Road, known_hosts: Path) -> list[str]:
     }
     if address.known_hosts_command:  # named only where ssh knows it (OpenSSH 8.5)
         options["KnownHostsCommand"] = "none"
+    if address.proxyjump is not None:
+        options["ProxyCommand"] = _as_text(_jump(address.proxyjump.split(","), _TARGET, address.config))
     arguments = [] if address.config is None else ["-F", address.config]
     for key, value in options.items():
         arguments += ["-o", f"{key}={value}"]
@@ -228,21 +235,31 @@ def proxy_command(address: Road) -> list[str] | str | None:
     A jump host is the user's affair: their configuration, their known_hosts, but never an unknown key.
     """
     if address.proxyjump is not None:
-        *before, last = address.proxyjump.split(",")
-        target = (
-            f"[{address.hostname}]:{address.port}" if ":" in address.hostname else f"{address.hostname}:{address.port}"
-        )
-        command = ["ssh", "-W", target, "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]
-        command += [] if address.config is None else ["-F", address.config]
-        command += ["-J", ",".join(before)] if before else []
-        last = last.removeprefix("ssh://")
-        user, at, name = last.rpartition("@")
-        name, colon, port = (
-            (name, "", "") if name.endswith("]") else name.rpartition(":") if ":" in name else (name, "", "")
-        )
-        command += ["-p", port] if colon else []
-        return [*command, "--", f"{user}{at}{name.strip('[]')}"]
+        host = f"[{address.hostname}]" if ":" in address.hostname else address.hostname
+        return _jump(address.proxyjump.split(","), f"{host}:{address.port}", address.config)
     return address.proxycommand
+
+
+def _jump(jumps: Sequence[str], target: str, config: str | None) -> list[str]:
+    """ssh to the last of these hosts, through the others, as a way to `target`. As ssh -J does it (ssh.c), but with the
+    same strictness at every hop: options of a command line don't reach the hops that -J makes.
+    """
+    *before, last = jumps
+    command = ["ssh", "-W", target, "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]
+    command += [] if config is None else ["-F", config]
+    if before:
+        command += ["-o", f"ProxyCommand={_as_text(_jump(before, _TARGET, config))}"]
+    user, at, name = last.removeprefix("ssh://").rpartition("@")
+    name, colon, port = (
+        (name, "", "") if name.endswith("]") else name.rpartition(":") if ":" in name else (name, "", "")
+    )
+    command += ["-p", port] if colon else []
+    return [*command, "--", f"{user}{at}{name.strip('[]')}"]
+
+
+def _as_text(command: Sequence[str]) -> str:
+    """The command as the value of ProxyCommand, in which ssh reads the percent signs: only those of the target."""
+    return shlex.join(command).replace("%", "%%").replace(_TARGET.replace("%", "%%"), _TARGET, 1)
 
 
 def wrong_host_key(host: str, address: Road) -> HostError:

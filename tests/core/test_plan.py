@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from hashlib import sha256
 
-from meshctl.core import canonical, plan, planjson
+from meshctl.core import bundle, canonical, keys, mesh, plan, planjson
 from meshctl.core.changes import Change
 from meshctl.core.errors import HostError, Problem, Where
+from meshctl.core.keys import KeyRing
+from meshctl.core.lock import Lock
 from meshctl.core.plan import Action, Release
 from meshctl.core.report import ABSENT, Configured, PlacedFile
 
-from .made import RELEASE, THREE, World, world
+from .made import RELEASE, THREE, World, ring_of, spec_of, world
 
 MADE = world(THREE)
 WITHOUT_B = THREE.replace("  b: root@b.example.com\n", "")
@@ -38,14 +41,15 @@ def test_hosts_that_were_not_asked_are_left_alone() -> None:
 
 def test_removal_takes_what_is_there_and_nothing_else() -> None:
     reports = MADE.applied() | {"c": plan.fresh("c")}
-    planned = plan.removal("prod", reports | {"b": HostError("b", "auth", "no key fits")}, RELEASE)
+    planned = plan.removal("prod", reports | {"b": HostError("b", "auth", "no key fits")}, MADE.lock, RELEASE)
     assert {h.host: h.action for h in planned.hosts} == {"a": Action.REMOVE, "b": Action.NONE, "c": Action.NONE}
     assert planned.touched == ("a",)
+    assert planned.lost == (("a", "b"),)  # whether b still has its end is not known
     assert [e.code for e in planned.errors] == ["auth"]
 
 
 def test_removal_needs_root() -> None:
-    planned = plan.removal("prod", {"a": replace(MADE.applied()["a"], uid=1000)}, RELEASE)
+    planned = plan.removal("prod", {"a": replace(MADE.applied()["a"], uid=1000)}, MADE.lock, RELEASE)
     assert [e.code for e in planned.errors] == ["no-root"]
     assert planned.touched == ()
 
@@ -159,3 +163,42 @@ def test_the_json_of_a_problem() -> None:
     told = planjson.problem(Problem("what", Where("mesh.yaml", 3, 4), "hint", "cidr"))
     assert told == {"code": "cidr", "what": "what", "hint": "hint", "file": "mesh.yaml", "line": 3, "column": 4}
     assert planjson.problem(Problem("what"))["line"] is None
+
+
+def anew() -> World:
+    """The same file with other keys: somebody else's mesh of this name, or one that was begun again."""
+    spec = spec_of(THREE)
+    ring = keys.grow(KeyRing(), {name: sha256(f"{name} anew".encode()).digest() for name in spec.hosts}, bytes(32))
+    resolved, lock = mesh.resolve(spec, None, ring.public(), {}, {})
+    return World(spec, resolved, lock, ring, bundle.render(resolved, ring, RELEASE.version), RELEASE)
+
+
+def test_a_host_of_another_mesh_of_this_name_is_not_taken_over() -> None:
+    planned = anew().plan(MADE.applied() | {"c": plan.fresh("c")})
+    assert [(e.host, e.code) for e in planned.errors] == [("a", "other-mesh"), ("b", "other-mesh")]
+    assert "meshctl remove --limit a" in (planned.errors[0].hint or "")
+    assert planned.touched == ("c",)
+
+
+def test_a_host_that_left_for_another_mesh_of_this_name_is_only_forgotten() -> None:
+    gone = world(WITHOUT_B, MADE.lock)
+    planned = gone.plan(gone.applied() | {"b": anew().applied()["b"]})
+    assert (planned.forget, planned.touched) == (("b",), ())
+
+
+def test_another_meshs_host_is_cleared_only_by_name() -> None:
+    theirs = MADE.applied()
+    assert {e.code for e in plan.removal("prod", theirs, anew().lock, RELEASE).errors} == {"other-mesh"}
+    named = plan.removal("prod", theirs, anew().lock, RELEASE, named=frozenset({"a"}))
+    assert named.touched == ("a",)
+    # without a lock nothing can be told, and whoever says remove means it
+    assert plan.removal("prod", theirs, Lock("prod"), RELEASE).touched == ("a", "b", "c")
+
+
+def test_a_key_that_was_changed_within_the_mesh_is_no_other_mesh() -> None:
+    """The pre-shared keys tell: their root is this mesh's."""
+    ring = keys.grow(KeyRing(), {"a": bytes([7] * 32)}, sha256(b"the root").digest())
+    ring = KeyRing(dict(ring_of("b", "c").private) | dict(ring.private), ring.psk_root)
+    resolved, lock = mesh.resolve(spec_of(THREE), None, ring.public(), {}, {})
+    now = World(MADE.spec, resolved, lock, ring, bundle.render(resolved, ring, RELEASE.version), RELEASE)
+    assert now.plan(MADE.applied()).errors == ()

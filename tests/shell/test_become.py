@@ -10,7 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from meshctl.core.errors import HostError
 from meshctl.shell import lab
+from meshctl.shell.become import Sudo
+from meshctl.shell.completed import Completed
 from meshctl.shell.lab import LabHost
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="a lab needs root")]
@@ -75,6 +78,13 @@ def test_with_a_wrong_password(hosts: None) -> None:
     answers = ask("id -u", "", "open barley")
     assert answers["asks"] == ["no-sudo", "sudo does not take this password"]
     assert answers["free"] == [0, "0\n", ""]
+
+
+def test_sudo_that_wants_a_terminal_says_what_to_do() -> None:
+    sudo = Sudo("a", "true")
+    with pytest.raises(HostError) as told:
+        sudo.finish(Completed(1, "", "lecture\nsudo: sorry, you must have a tty to run sudo\n"))
+    assert (told.value.code, "requiretty" in (told.value.hint or "")) == ("no-sudo", True)
 
 
 def test_a_script_on_stdin_runs_as_root(hosts: None) -> None:

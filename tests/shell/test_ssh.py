@@ -150,6 +150,27 @@ def test_a_jump_host_is_taken_with_the_users_known_hosts(start_sshd: Start, road
     assert ask(address, "echo here") == Completed(0, "here\n", "")
 
 
+def test_no_hop_takes_an_unknown_key_whatever_the_configuration_says(
+    start_sshd: Start, road: str, tmp_path: Path
+) -> None:
+    """Two jump hosts, and a configuration that would take any key of any host."""
+    server, first, second = (start_sshd(name) for name in ("server", "first", "second"))
+    for hop in (first, second):
+        (hop.folder / "authorized_keys").write_text((server.folder / "authorized_keys").read_text())
+    with server.config.open("a") as config:
+        config.write(f"Host *\n  StrictHostKeyChecking no\n  IdentityFile {server.identity}\n")
+    address = replace(address_of(server, road=road), proxyjump="first,second")
+    known = tmp_path / "known_hosts"
+    for trusted in ((), (first,), (second,)):
+        known.write_text("".join(f"[127.0.0.1]:{hop.port} {hop.host_keys['ed25519']}\n" for hop in trusted))
+        before = known.read_text()
+        refused = ask(address)
+        assert isinstance(refused, HostError)
+        assert known.read_text() == before
+    known.write_text("".join(f"[127.0.0.1]:{hop.port} {hop.host_keys['ed25519']}\n" for hop in (first, second)))
+    assert ask(address, "echo here") == Completed(0, "here\n", "")
+
+
 def test_a_proxy_command_is_taken_and_its_last_words_are_told(start_sshd: Start, tmp_path: Path) -> None:
     server = start_sshd()
     broken = ask(replace(address_of(server), proxycommand="echo no way through >&2; exit 1"))

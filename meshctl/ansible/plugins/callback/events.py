@@ -37,6 +37,8 @@ UNREACHABLE = (
     ("auth", re.compile(r"permission denied|authentication fail|too many authentication", re.I),
      "check the user and the key that `ssh HOST` uses"),
 )  # fmt: skip
+# What ansible's ssh connection puts in front of ssh's own words (plugins/connection/ssh.py).
+IN_FRONT = re.compile(r"^.*(failed to connect to the host via ssh|can be reached over ssh): (?=.)", re.I)
 
 
 class CallbackModule(CallbackBase):
@@ -62,7 +64,11 @@ class CallbackModule(CallbackBase):
 
     def v2_runner_on_failed(self, result: TaskResult, ignore_errors: bool = False) -> None:
         said = _said(result)
-        error = said.get("error") or {"code": "other", "what": str(said.get("msg", "failed")), "hint": "run with -vvv"}
+        error = said.get("error") or {
+            "code": "other",
+            "what": str(said.get("msg", "failed")),
+            "hint": "run this again; if it stays so, report it",
+        }
         self._tell(_host(result), _task(result), "failed", error=error)
 
     def v2_runner_on_unreachable(self, result: TaskResult) -> None:
@@ -96,6 +102,7 @@ class CallbackModule(CallbackBase):
 
 def _why_unreachable(message: str) -> dict[str, str]:
     last = next((line for line in reversed(message.strip().splitlines()) if line.strip()), "no connection").strip()
+    last = IN_FRONT.sub("", last)
     for code, pattern, hint in UNREACHABLE:
         if pattern.search(message):
             return {"code": code, "what": last, "hint": hint}

@@ -19,8 +19,9 @@ HINTS = {
     "bad-conf": "the bundle is not what `meshctl render` writes; render it again",
     "service": "read more with `journalctl -u meshd@NAME` or in /var/log/meshd-NAME.log on the host",
     "switch": "the host is back on its last confirmed configuration; run this again",
-    "other": "run this again with -vvv to see more",
+    "other": "put that right on the host and run this again",
 }
+NO_TTY = "take requiretty out of the sudoers there, or add a line: Defaults:USER !requiretty"
 
 
 class Fault(Exception):
@@ -73,6 +74,8 @@ def of_become(message: str) -> Fault | None:
         r"(missing|incorrect) sudo password|waiting for privilege escalation|a password is required", message, re.I
     ):
         return Fault("no-sudo", "sudo asks for a password that was not given or is wrong")
+    if re.search(r"must have a tty", message, re.I):
+        return Fault("no-sudo", "sudo there wants a terminal", NO_TTY)
     if re.search(r"not in the sudoers file|may not run sudo|not allowed to execute", message, re.I):
         return Fault("no-sudo", "this user may not use sudo")
     if re.search(r"sudo: (command )?not found|not found: sudo", message, re.I):

@@ -59,7 +59,10 @@ service_again() {
 make_folder() { # PATH MODE
     [ -d "$1" ] && return
     make_folder "$(dirname "$1")" 0755
-    mkdir -m "$2" "$1" || fail other "cannot make $1"
+    why=$(mkdir -m "$2" "$1" 2>&1) || case $why in
+    *"No space left"* | *"quota exceeded"*) fail disk-full "no space left for $1" ;;
+    *) fail other "cannot make $1: ${why##*: }" ;;
+    esac
     to_undo "rmdir $1"
 }
 
