@@ -181,6 +181,12 @@ impl Peer {
         self.signals.swap(0, Ordering::SeqCst)
     }
 
+    /// For the control thread: nothing is owed and nothing unanswered any more, and nobody watches.
+    pub(crate) fn forget_marks(&self) {
+        self.rx.owing.reset();
+        self.tx.unanswered.reset();
+    }
+
     /// Notes that something authenticated was sent (kernel `wg_timers_any_authenticated_packet_sent`, `_traversal`,
     /// and `wg_timers_data_sent` if it was data).
     #[inline]

@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 
-use super::{jitter, Device, ZERO_KEYS_AFTER};
+use super::{jitter, Device, PeerState, ZERO_KEYS_AFTER};
 use crate::keys::PublicKey;
 use crate::messages::{self, KEEPALIVE_TIMEOUT, MAX_HANDSHAKE_RETRIES, REKEY_TIMEOUT};
 use crate::outputs::{Datagram, Event};
@@ -68,6 +68,11 @@ impl Device {
             return;
         };
         let signals = peer.shared.take_signals();
+        if !self.up {
+            // A packet thread that still held the old table. Nothing is timed on a link that is down.
+            peer.shared.forget_marks();
+            return;
+        }
         if signals & signal::WATCH != 0 {
             self.watch(slot, ctx);
         }
@@ -337,9 +342,11 @@ impl Device {
         }
     }
 
-    /// Sets the persistent keepalive's timer unless it is set. Without an endpoint there is nothing to keep alive.
+    /// Sets the persistent keepalive's timer unless it is set. Without an endpoint there is nothing to keep alive, and
+    /// [`Device::set_link`] starts it when the link comes up.
     pub(super) fn arm_persistent(&mut self, slot: u32, now: Time) {
-        let Some(peer) = self.state(slot).filter(|peer| peer.keepalive > 0) else {
+        let armed = |peer: &&PeerState| self.up && peer.keepalive > 0;
+        let Some(peer) = self.state(slot).filter(armed) else {
             return;
         };
         if peer.shared.endpoint().is_some() && !self.timers.is_set(slot, Timer::PersistentKeepalive)
@@ -357,8 +364,7 @@ impl Device {
         if let Some(peer) = self.state_mut(slot) {
             peer.shared.take_staged();
             peer.shared.take_signals();
-            peer.shared.rx.owing.reset();
-            peer.shared.tx.unanswered.reset();
+            peer.shared.forget_marks();
             peer.last_handshake_sent = None;
         }
     }

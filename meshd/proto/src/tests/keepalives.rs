@@ -155,3 +155,41 @@ fn a_busy_pair_hardly_wakes_the_control_thread() {
     );
     assert_eq!(world.nodes[BOB].numbers().len(), 10_001);
 }
+
+#[test]
+fn a_link_that_is_down_keeps_nothing_alive() {
+    let mut world = World::pair(8);
+    let bob = world.nodes[BOB].key;
+    control!(world, ALICE, |device, ctx| {
+        device.set_keepalive(ctx, &bob, 25).unwrap();
+        device.set_link(ctx, false);
+        device.set_keepalive(ctx, &bob, 10).unwrap();
+    });
+    assert_eq!(world.nodes[ALICE].device.next_timeout(), None);
+    control!(world, ALICE, |device, ctx| device.set_link(ctx, true));
+    world.pass(seconds(1));
+    let sent = world.seen.len();
+    world.pass(seconds(10));
+    assert!(world.seen.len() > sent, "every 10 s now");
+}
+
+#[test]
+fn a_packet_thread_that_has_not_heard_of_the_link_going_down_starts_no_timer() {
+    let mut world = super::attacks::connected(9);
+    let route = world.nodes[ALICE].reader.table().route(inner(BOB)).cloned();
+    control!(world, ALICE, |device, ctx| device.set_link(ctx, false));
+    let mut run = vec![0; 64];
+    let wake = route.unwrap().seal(world.now, &mut run, 64).unwrap();
+    assert!(wake.needed());
+    control!(world, ALICE, |device, ctx| device.attend(ctx));
+    assert_eq!(world.nodes[ALICE].device.next_timeout(), None);
+    // The timer that it would have been is there when it is needed again.
+    control!(world, ALICE, |device, ctx| device.set_link(ctx, true));
+    world.talk(ALICE, BOB, 1);
+    world.pass(seconds(1));
+    world.nodes[BOB].online = false;
+    let sent = world.count(1);
+    world.talk(ALICE, BOB, 2);
+    world.pass(seconds(16));
+    assert!(world.count(1) > sent, "data without an answer");
+}
