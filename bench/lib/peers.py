@@ -38,8 +38,8 @@ def find(names: list[str], meshd_env: dict[str, str], meshd: Path | None = None)
         "bare": lambda: Daemon("bare", "-", None),
         "meshd": lambda: _meshd(meshd or BUILT, meshd_env),
         "wireguard-go": _wireguard_go,
-        "boringtun": lambda: _cargo("boringtun", "boringtun-cli", ("--foreground", "--disable-drop-privileges")),
-        "gotatun": lambda: _cargo("gotatun", "gotatun-cli", ("--foreground", "--disable-drop-privileges")),
+        "boringtun": lambda: _cargo("boringtun", "boringtun-cli", "boringtun-cli", ("--foreground", "--disable-drop-privileges")),
+        "gotatun": lambda: _cargo("gotatun", "gotatun-cli", "gotatun", ("--foreground", "--disable-drop-privileges")),
     }
     found = []
     for name in names:
@@ -65,8 +65,8 @@ def _wireguard_go() -> Daemon:
     return Daemon("wireguard-go", version, binary, (str(binary), "-f"), {"LOG_LEVEL": "error"})
 
 
-def _cargo(name: str, crate: str, options: tuple[str, ...]) -> Daemon:
-    binary = STORE / "bin" / crate
+def _cargo(name: str, crate: str, program: str, options: tuple[str, ...]) -> Daemon:
+    binary = STORE / "bin" / program
     if not binary.exists():
         if shutil.which("cargo") is None:
             raise FileNotFoundError("cargo is not installed")

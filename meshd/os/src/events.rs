@@ -258,7 +258,7 @@ pub fn wait_readable<const N: usize>(
 /// Sleeps until `fd` has room to write, or `stop` is readable, or `timeout` passed. True when there is room.
 pub fn wait_writable(
     fd: BorrowedFd<'_>,
-    stop: BorrowedFd<'_>,
+    stop: Option<BorrowedFd<'_>>,
     timeout: Option<Duration>,
 ) -> io::Result<bool> {
     let mut polls = [
@@ -268,7 +268,8 @@ pub fn wait_writable(
             revents: 0,
         },
         libc::pollfd {
-            fd: stop.as_raw_fd(),
+            // poll(2) passes over negative numbers.
+            fd: stop.map_or(-1, |stop| stop.as_raw_fd()),
             events: libc::POLLIN,
             revents: 0,
         },

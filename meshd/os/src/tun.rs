@@ -99,6 +99,28 @@ impl Tun {
         Self::set_up(fd, options)
     }
 
+    /// Makes the device `name` with `count` queues, at least one; `options.multi_queue` follows from the count.
+    pub fn create_queues(
+        name: &str,
+        count: usize,
+        options: TunOptions,
+    ) -> Result<Vec<Self>, TunError> {
+        let multi_queue = count > 1;
+        let first = Self::create(
+            name,
+            TunOptions {
+                multi_queue,
+                ..options
+            },
+        )?;
+        let mut queues = Vec::with_capacity(count.max(1));
+        for _ in 1..count {
+            queues.push(first.another_queue()?);
+        }
+        queues.insert(0, first);
+        Ok(queues)
+    }
+
     /// Takes over a queue made by somebody else: a predecessor, a service manager, a test.
     pub fn adopt(fd: OwnedFd, options: TunOptions) -> Result<Self, TunError> {
         let flags = get_interface(fd.as_fd()).map_err(|_| TunError::NotTun)?.1;

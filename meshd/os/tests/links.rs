@@ -161,15 +161,12 @@ fn packets_pass_both_ways() {
 #[test]
 fn queues_of_one_device() {
     in_namespace(|| {
-        let tun = Tun::create(
-            "wg0",
-            TunOptions {
-                multi_queue: true,
-                offload: true,
-            },
-        )
-        .unwrap();
-        let second = tun.another_queue().unwrap();
+        let mut queues = Tun::create_queues("wg0", 2, OPTIONS).unwrap();
+        assert!(matches!(
+            Tun::create_queues("wg0", 2, OPTIONS),
+            Err(TunError::NameTaken)
+        ));
+        let (second, tun) = (queues.pop().unwrap(), queues.pop().unwrap());
         assert_eq!(second.name().unwrap(), "wg0");
         assert_eq!(second.offloads(), tun.offloads());
         drop(tun);

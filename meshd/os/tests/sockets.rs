@@ -7,6 +7,7 @@ use common::in_namespace;
 use meshd_os::events;
 use meshd_os::netlink::{IfAddress, Netlink};
 use meshd_os::udp::{RecvBatch, UdpOptions, UdpPair, UdpSocket, MAX_SEGMENTS};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -74,6 +75,46 @@ fn both_families_share_a_port_which_nobody_else_gets() {
                 .port,
             port
         );
+    });
+}
+
+#[test]
+fn several_pairs_on_a_port_share_senders_and_not_packets() {
+    in_namespace(|| {
+        loopback_up();
+        let pairs = UdpPair::bind_several(&options(), 4).unwrap();
+        let port = pairs[0].port;
+        assert!(pairs.iter().all(|pair| pair.port == port));
+        let again = UdpPair::bind_several(&UdpOptions { port, ..options() }, 4);
+        assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        for ip in ["127.0.0.1", "::1"] {
+            let target = to(ip, port);
+            let senders: Vec<_> = (0..24)
+                .map(|_| UdpPair::bind(&options()).unwrap())
+                .collect();
+            for number in 0..5u8 {
+                for sender in &senders {
+                    let socket = sender.towards(&target).unwrap();
+                    socket.send(&[number], 1, &target, None, 0, false).unwrap();
+                }
+            }
+            let mut seen = BTreeMap::<_, Vec<_>>::new();
+            let mut busy = 0;
+            for pair in &pairs {
+                let (got, _) = receive(pair.towards(&target).unwrap());
+                busy += usize::from(!got.is_empty());
+                for (bytes, from, ..) in got {
+                    seen.entry(from.port()).or_default().push(bytes[0]);
+                }
+            }
+            assert_eq!(seen.len(), senders.len());
+            assert!(
+                seen.values().all(|numbers| numbers == &[0, 1, 2, 3, 4]),
+                "each sender's come to one pair, in order"
+            );
+            // That 24 senders all fall to one pair of four happens once in 4^23 times.
+            assert!(busy > 1, "the pairs share the work");
+        }
     });
 }
 
@@ -328,7 +369,7 @@ fn a_full_send_buffer_says_so_and_has_room_again() {
         let full = (0..1000).find_map(|_| send().err());
         assert_eq!(full.unwrap().kind(), io::ErrorKind::WouldBlock);
         let stop = events::Event::new().unwrap();
-        let wait = |t| events::wait_writable(socket.as_fd(), stop.as_fd(), t).unwrap();
+        let wait = |t| events::wait_writable(socket.as_fd(), Some(stop.as_fd()), t).unwrap();
         assert!(!wait(Some(Duration::from_millis(1))));
         assert!(wait(SECOND));
         assert!(send().is_ok());

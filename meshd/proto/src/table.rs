@@ -176,9 +176,16 @@ impl Reader {
         }
     }
 
-    /// Lets go of the table. Call it before waiting without a limit: a table that is held keeps the keys of ended
-    /// sessions from being erased.
-    pub fn park(&mut self) {
-        self.table = None;
+    /// The number of the newest table: it changes with each.
+    pub fn version(&self) -> u64 {
+        self.published.version.load(Ordering::Acquire)
+    }
+
+    /// Lets go of a table that isn't the newest: it keeps the keys of ended sessions from being erased. Call it before every
+    /// sleep, and end the sleep when [`Reader::version`] changes.
+    pub fn let_go_of_old(&mut self) {
+        if self.seen != self.version() {
+            self.table = None;
+        }
     }
 }

@@ -188,6 +188,7 @@ impl Engine {
     pub fn flush(&mut self) {
         let out = std::mem::take(&mut self.world.out);
         if let Some(interface) = &self.interface {
+            interface.outer.plane.table_may_be_new();
             interface.outer.plane.send(&out.datagrams);
         }
         self.happenings

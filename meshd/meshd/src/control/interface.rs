@@ -56,19 +56,22 @@ impl Interface {
         let fail = |error| failure(name, error);
         let switches = Switches::from_env();
         let former = inherit(name, store, &switches);
-        let adopted = former.is_some();
-        let tun = match former {
-            Some(tun) => tun,
-            None => Tun::create(name, switches.tun_options())
-                .map_err(|error| tun_failure(name, &error))?,
+        let adopted = !former.is_empty();
+        let queues = if adopted {
+            former
+        } else {
+            Tun::create_queues(name, switches.queues, switches.tun_options())
+                .map_err(|error| tun_failure(name, &error))?
         };
         let net = NetDev::find(name).map_err(fail)?;
-        let sockets = Sockets::get(store, &switches).map_err(fail)?;
-        store.keep(&format!("{}0", store::TUN), tun.as_fd());
+        let sockets = Sockets::get(store, &switches, queues.len()).map_err(fail)?;
+        for (number, queue) in queues.iter().enumerate() {
+            store.keep(&format!("{}{number}", store::TUN), queue.as_fd());
+        }
         sockets.keep(store);
-        let at = (sockets.pair.port, sockets.mark);
+        let at = (sockets.port(), sockets.mark);
         let device = Device::new(high_water);
-        let plane = Plane::new(tun, sockets.pair, device.reader(), switches).map_err(fail)?;
+        let plane = Plane::new(queues, sockets.pairs, device.reader(), switches).map_err(fail)?;
         let mut interface = Self {
             name: name.to_owned(),
             device,
@@ -366,21 +369,19 @@ impl Interface {
 
 /// The queue of a predecessor, if it is still the link's. What can't be used is forgotten: its link would stay without
 /// anybody who reads it.
-fn inherit(name: &str, store: &Store, switches: &Switches) -> Option<Tun> {
+fn inherit(name: &str, store: &Store, switches: &Switches) -> Vec<Tun> {
     let mut queues: Vec<Tun> = Vec::new();
     for (kept, fd) in store.take(store::TUN) {
         match Tun::adopt(fd, switches.tun_options()) {
             // TUNGETIFF fails on a link that was deleted; one that was renamed is somebody else's now.
-            Ok(tun) if tun.name().is_ok_and(|now| now == name) && queues.is_empty() => {
-                queues.push(tun);
-            }
+            Ok(tun) if tun.name().is_ok_and(|now| now == name) => queues.push(tun),
             _ => {
                 eprintln!("meshd: {name}: what was kept as {kept} is no queue of this link");
                 store.forget(&kept);
             }
         }
     }
-    queues.pop()
+    queues
 }
 
 /// An endpoint that needs no look-up.

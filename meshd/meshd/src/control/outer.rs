@@ -1,7 +1,8 @@
 //! The outer side of an interface: its UDP sockets' port and mark, changed by a configuration or by `wg`.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::thread::sleep;
 use std::time::Duration;
@@ -28,49 +29,70 @@ pub struct Outer {
 
 /// Sockets, and how they came to be.
 pub struct Sockets {
-    /// Themselves.
-    pub pair: UdpPair,
+    /// Themselves: a pair for each of the TUN's queues, all of one port.
+    pub pairs: Vec<UdpPair>,
     /// What their packets are marked with.
     pub mark: u32,
 }
 
 impl Sockets {
-    /// Those of a predecessor, or new ones on a port that the kernel chooses.
-    pub fn get(store: &Store, switches: &Switches) -> Result<Self> {
-        let fds: Vec<_> = store
-            .take(store::UDP)
-            .into_iter()
-            .map(|(_, fd)| fd)
-            .collect();
+    /// Those of a predecessor, or new ones on a port that the kernel chooses: one pair for each of `queues`.
+    pub fn get(store: &Store, switches: &Switches, queues: usize) -> Result<Self> {
+        let fds = store.take(store::UDP);
         if !fds.is_empty() {
-            match Self::adopt(fds, switches) {
+            match Self::adopt(fds, switches, queues) {
                 Ok(sockets) => return Ok(sockets),
                 Err(error) => eprintln!("meshd: warning: {error}"),
             }
             store.forget(store::UDP);
         }
         Ok(Self {
-            pair: UdpPair::bind(&switches.udp_options(0, 0))?,
+            pairs: UdpPair::bind_several(&switches.udp_options(0, 0), queues)?,
             mark: 0,
         })
     }
 
-    fn adopt(fds: Vec<std::os::fd::OwnedFd>, switches: &Switches) -> Result<Self> {
-        let pair = UdpPair::adopt(fds, &switches.udp_options(0, 0))?;
-        let mark = pair.iter().next().map_or(Ok(0), UdpSocket::mark)?;
-        Ok(Self { pair, mark })
+    fn adopt(fds: Vec<(String, OwnedFd)>, switches: &Switches, queues: usize) -> Result<Self> {
+        let options = switches.udp_options(0, 0);
+        let mut by_queue: BTreeMap<String, Vec<OwnedFd>> = BTreeMap::new();
+        for (name, fd) in fds {
+            let queue = name.split_once('-').map_or("", |(_, number)| number);
+            by_queue.entry(queue.to_owned()).or_default().push(fd);
+        }
+        let pairs = by_queue
+            .into_values()
+            .map(|fds| UdpPair::adopt(fds, &options))
+            .collect::<Result<Vec<_>>>()?;
+        let port = pairs.first().map(|pair| pair.port);
+        if pairs.len() != queues || pairs.iter().any(|pair| Some(pair.port) != port) {
+            let what = "adopt the sockets: one pair for each of the link's queues";
+            return Err(Error::new(what, ErrorKind::InvalidInput.into()));
+        }
+        let first = pairs.first().and_then(|pair| pair.iter().next());
+        let mark = first.map_or(Ok(0), UdpSocket::mark)?;
+        Ok(Self { pairs, mark })
+    }
+
+    /// Their port.
+    pub fn port(&self) -> u16 {
+        self.pairs.first().map_or(0, |pair| pair.port)
     }
 
     /// Has them kept.
     pub fn keep(&self, store: &Store) {
-        keep(&self.pair, store);
+        keep(&self.pairs, store);
     }
 }
 
-fn keep(pair: &UdpPair, store: &Store) {
-    for (name, socket) in [("udp4", &pair.v4), ("udp6", &pair.v6)] {
-        if let Some(socket) = socket {
-            store.keep(name, socket.as_fd());
+fn keep(pairs: &[UdpPair], store: &Store) {
+    for (queue, pair) in pairs.iter().enumerate() {
+        for (name, socket) in [("udp4", &pair.v4), ("udp6", &pair.v6)] {
+            let Some(socket) = socket else { continue };
+            let name = match queue {
+                0 => name.to_owned(),
+                _ => format!("{name}-{queue}"),
+            };
+            store.keep(&name, socket.as_fd());
         }
     }
 }
@@ -129,7 +151,7 @@ impl Outer {
             return Ok(());
         }
         let sockets = self.bind(port)?;
-        let bound = sockets.port;
+        let bound = sockets[0].port;
         // The old ones would hold their port in the store.
         self.store.forget(store::UDP);
         keep(&sockets, &self.store);
@@ -141,19 +163,19 @@ impl Outer {
     }
 
     /// Binds new sockets. A port we have just moved away from is still held until the packet threads have let go of it.
-    fn bind(&self, port: u16) -> Result<UdpPair> {
+    fn bind(&self, port: u16) -> Result<Vec<UdpPair>> {
         let options = self.switches.udp_options(port, self.mark);
         for _ in 0..if self.left == Some(port) {
             LETTING_GO
         } else {
             0
         } {
-            match UdpPair::bind(&options) {
+            match UdpPair::bind_several(&options, self.plane.queues()) {
                 Err(error) if error.kind() == ErrorKind::AddrInUse => sleep(MOMENT),
                 other => return other,
             }
         }
-        UdpPair::bind(&options)
+        UdpPair::bind_several(&options, self.plane.queues())
     }
 
     /// Marks outer packets; 0 doesn't.

@@ -1,6 +1,6 @@
 //! The packet plane: the threads that move packets between the TUN and the sockets.
 //!
-//! Strategy: one thread a direction, each from the system call that brings packets to the one that takes them away, with
+//! Strategy: one thread a direction for each queue of the TUN, each from the system call that brings packets to the one that takes them away, with
 //! fixed buffers, no hand-over in between, no allocation and no lock on the way. `tx` reads the TUN, lets flows take turns
 //! (`flows`), cuts super-packets straight into the output buffer, seals a run and sends it in one call; `rx` receives merged runs, opens them in place, puts flows
 //! together again and writes them to the TUN; `relay` is what a hub does in between. Look-ups, timers, counters and endpoints
@@ -35,6 +35,7 @@ pub use switches::Switches;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -50,28 +51,47 @@ use shared::Shared;
 /// The packet threads of one interface. Dropping it ends them and closes TUN and sockets.
 pub struct Plane {
     shared: Arc<Shared>,
-    tun: Arc<Tun>,
+    tuns: Vec<Arc<Tun>>,
+    /// Of the device; each thread takes a copy, this one never holds a table.
     reader: Reader,
     threads: Vec<JoinHandle<()>>,
     switches: Switches,
+    /// The table that sleeping threads were last told of.
+    told: AtomicU64,
+}
+
+/// What the two threads of one queue work with.
+struct Lane {
+    queue: usize,
+    tun: Arc<Tun>,
+    shared: Arc<Shared>,
+    reader: Reader,
 }
 
 impl Plane {
     /// Takes everything over, but starts no thread yet: until [`Plane::start`] whatever comes waits in the kernel, so that an
-    /// interface which was there before is set up first and loses nothing. `reader` is the device's; each thread takes a copy.
+    /// interface which was there before is set up first and loses nothing. Each of the TUN's queues gets two threads, with the
+    /// pair of sockets of the same place; all pairs have one port. `reader` is the device's.
     ///
     /// # Errors
-    /// No eventfd can be made.
-    pub fn new(mut tun: Tun, sockets: UdpPair, reader: Reader, switches: Switches) -> Result<Self> {
+    /// There is no queue, or not one pair of sockets for each; no eventfd can be made.
+    pub fn new(
+        mut queues: Vec<Tun>,
+        sockets: Vec<UdpPair>,
+        reader: Reader,
+        switches: Switches,
+    ) -> Result<Self> {
+        same_number(&sockets, queues.len())?;
         if !switches.tun_offload {
-            tun.stop_offloading()?;
+            queues.iter_mut().try_for_each(Tun::stop_offloading)?;
         }
         Ok(Self {
             shared: Arc::new(Shared::new(sockets)?),
-            tun: Arc::new(tun),
-            reader,
+            tuns: queues.into_iter().map(Arc::new).collect(),
             threads: Vec::new(),
             switches,
+            told: AtomicU64::new(reader.version()),
+            reader,
         })
     }
 
@@ -83,12 +103,21 @@ impl Plane {
         if !self.threads.is_empty() {
             return Ok(());
         }
-        let (tun, shared) = (self.tun.clone(), self.shared.clone());
-        let tx = tx::Tx::new(tun, shared, self.reader.clone(), self.switches);
-        self.spawn("meshd-tx", move || tx.run())?;
-        let (tun, shared) = (self.tun.clone(), self.shared.clone());
-        let rx = rx::Rx::new(tun, shared, self.reader.clone(), self.switches);
-        self.spawn("meshd-rx", move || rx.run())
+        for (queue, tun) in self.tuns.clone().iter().enumerate() {
+            let lane = || Lane {
+                queue,
+                tun: tun.clone(),
+                shared: self.shared.clone(),
+                reader: self.reader.clone(),
+            };
+            let (tx, rx) = (
+                tx::Tx::new(lane(), self.switches),
+                rx::Rx::new(lane(), self.switches),
+            );
+            self.spawn(&format!("meshd-tx{queue}"), move || tx.run())?;
+            self.spawn(&format!("meshd-rx{queue}"), move || rx.run())?;
+        }
+        Ok(())
     }
 
     /// Ends the threads once they have sent or written what they hold; what comes from then on waits in the kernel, for a
@@ -103,7 +132,7 @@ impl Plane {
 
     /// Lets more than usual wait in the sockets while nobody reads them.
     pub fn make_room(&self) {
-        for socket in self.shared.sockets().iter() {
+        for socket in self.shared.sockets().iter().flat_map(UdpPair::iter) {
             // What doesn't fit is lost, as it would be without.
             let _ = socket.set_receive_buffer(HANDOVER_BUFFER);
         }
@@ -117,6 +146,15 @@ impl Plane {
         self.threads
             .push(thread.map_err(|e| Error::new("start a packet thread", e))?);
         Ok(())
+    }
+
+    /// Tells threads that sleep of a new table, so that none of them holds an old one, with the keys of ended sessions, until
+    /// its next packet. Call it after every use of the core.
+    pub fn table_may_be_new(&self) {
+        let newest = self.reader.version();
+        if self.told.swap(newest, Ordering::Relaxed) != newest {
+            self.shared.kick();
+        }
     }
 
     /// Readable when [`Plane::take_notices`] has something or a peer rang the bell ([`meshd_proto::Wake`]).
@@ -135,7 +173,7 @@ impl Plane {
     pub fn send(&self, datagrams: &[Datagram]) {
         let sockets = self.shared.sockets();
         for datagram in datagrams {
-            if let Some(socket) = sockets.towards(&datagram.to.remote) {
+            if let Some(socket) = sockets[0].towards(&datagram.to.remote) {
                 self.send_one(socket, datagram);
             }
         }
@@ -149,19 +187,24 @@ impl Plane {
         for _ in 0..PATIENT_TRIES {
             match socket.send(bytes, bytes.len(), &to.remote, source.as_ref(), 0, false) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    let (room, stop) = (socket.as_fd(), self.shared.tx_kick.as_fd());
-                    let _ = events::wait_writable(room, stop, Some(PATIENCE));
+                    let _ = events::wait_writable(socket.as_fd(), None, Some(PATIENCE));
                 }
                 _ => return,
             }
         }
     }
 
-    /// Moves the threads to other sockets; the old ones are closed as soon as no thread is in them.
+    /// How many queues there are, and so pairs of sockets.
+    pub fn queues(&self) -> usize {
+        self.tuns.len()
+    }
+
+    /// Moves the threads to other sockets, one pair for each queue; the old ones are closed as soon as no thread is in them.
     ///
     /// # Errors
-    /// None today; the result is there for sockets that must be set up per thread.
-    pub fn rebind(&self, sockets: UdpPair) -> Result<()> {
+    /// There isn't one pair for each queue.
+    pub fn rebind(&self, sockets: Vec<UdpPair>) -> Result<()> {
+        same_number(&sockets, self.queues())?;
         self.shared.set_sockets(sockets);
         Ok(())
     }
@@ -171,7 +214,8 @@ impl Plane {
     /// # Errors
     /// The kernel refuses (no CAP_NET_ADMIN).
     pub fn set_mark(&self, mark: u32) -> Result<()> {
-        self.shared.sockets().set_mark(mark)
+        let sockets = self.shared.sockets();
+        sockets.iter().try_for_each(|pair| pair.set_mark(mark))
     }
 
     /// The link's MTU in bytes: packets are padded up to it.
@@ -197,18 +241,21 @@ impl Plane {
 
     /// Whether the link is up, wherever it was moved; `None` once it was deleted.
     pub fn link_up(&self) -> Option<bool> {
-        self.tun.link_up()
+        self.tuns[0].link_up()
     }
 
-    /// The kernel features in use, for status: `gso`, `gro`, `tun-offload`, `uso`.
+    /// The kernel features in use, for status: `gso`, `gro`, `tun-offload`, `uso`, and `multi-queue`
+    /// with more than one.
     pub fn features(&self) -> Vec<&'static str> {
         let sockets = self.shared.sockets();
-        let offloads = self.tun.offloads();
+        let sockets = || sockets.iter().flat_map(UdpPair::iter);
+        let offloads = self.tuns[0].offloads();
         let features = [
-            ("gso", self.switches.gso && sockets.iter().all(|s| s.gso())),
-            ("gro", sockets.iter().all(|s| s.gro())),
+            ("gso", self.switches.gso && sockets().all(|s| s.gso())),
+            ("gro", sockets().all(|s| s.gro())),
             ("tun-offload", offloads.tcp),
             ("uso", offloads.udp),
+            ("multi-queue", self.queues() > 1),
         ];
         features
             .into_iter()
@@ -225,6 +272,14 @@ impl Drop for Plane {
 
 /// What waits in a socket during a handover, bytes: 60 ms of some gigabits a second.
 const HANDOVER_BUFFER: usize = 16 << 20;
+
+fn same_number(sockets: &[UdpPair], queues: usize) -> Result<()> {
+    if queues == 0 || sockets.len() != queues {
+        let what = format!("use {} pairs of sockets for {queues} queues", sockets.len());
+        return Err(Error::new(what, ErrorKind::InvalidInput.into()));
+    }
+    Ok(())
+}
 
 /// How long control waits for room in the socket, and how often.
 const PATIENCE: Duration = Duration::from_millis(5);

@@ -59,8 +59,10 @@ pub(super) struct Posting<'t, 'a> {
     pub out: &'a mut Outbox,
     pub shared: &'a Shared,
     pub settings: &'a Settings,
+    /// Which pair of sockets to send by.
+    pub queue: usize,
     pub now: Time,
-    /// Ends a wait for room in the socket.
+    /// Interrupts a wait for room in the socket.
     pub kick: &'a Event,
     /// How long to wait for room; `None` is as long as it takes.
     pub patience: Option<Duration>,
@@ -124,7 +126,8 @@ impl<'t> Posting<'t, '_> {
         let Some(to) = route.peer.endpoint() else {
             return;
         };
-        let Some(socket) = self.settings.sockets.towards(&to.remote) else {
+        let sockets = self.settings.sockets.get(self.queue);
+        let Some(socket) = sockets.and_then(|pair| pair.towards(&to.remote)) else {
             return;
         };
         let source = to.local.map(|local| Source {
@@ -161,7 +164,26 @@ impl<'t> Posting<'t, '_> {
         }
     }
 
+    /// Waits for room in `socket`; false when there was none in time, or the socket isn't the one to use any more.
     fn wait(&self, socket: &UdpSocket) -> bool {
-        events::wait_writable(socket.as_fd(), self.kick.as_fd(), self.patience).unwrap_or(false)
+        loop {
+            let (room, kick) = (socket.as_fd(), self.kick.as_fd());
+            match events::wait_writable(room, Some(kick), self.patience) {
+                Ok(true) => return true,
+                Ok(false) if self.kick.lower() => {}
+                _ => return false,
+            }
+            // What it was kicked for can wait until this batch is done, but for two things.
+            let stopping = self.shared.stopping();
+            if stopping || !Arc::ptr_eq(&self.shared.sockets(), &self.settings.sockets) {
+                self.kick.raise();
+                // The last packets may still find room, but not for ever.
+                return stopping
+                    && events::wait_writable(room, None, Some(LAST_PATIENCE)).unwrap_or(false);
+            }
+        }
     }
 }
+
+/// How long the last packets of a thread that ends wait for room.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! Out of the tunnel and into the TUN: one thread.
+//! Out of the tunnel, as far as it comes to one pair of sockets, and into one queue of the TUN: one thread.
 //!
 //! Strategy: receive what waits, many datagrams a call, some merged by the kernel; open those that follow one another for the
 //! same session as one batch, in place; put flows together again and write them. Handshake messages and answers to our own
@@ -23,7 +23,7 @@ use super::outbox::{Outbox, Posting};
 use super::pressure::Pressure;
 use super::relay::{self, Fate};
 use super::shared::{ProbeArrival, Settings, Shared};
-use super::Switches;
+use super::{Lane, Switches};
 
 /// Datagrams, merged or not, taken in one call.
 const SLOTS: usize = 16;
@@ -31,14 +31,14 @@ const SLOTS: usize = 16;
 const MESSAGES: usize = 256;
 /// Receives from one socket before the other has its turn.
 const TURNS: usize = 16;
-/// After so long without a packet the table is let go of, so that keys can be erased.
-const LINGER: Duration = Duration::from_secs(1);
 /// Shorter ones may be a dialogue's.
 const BULK_LEN: usize = 1000;
 /// How long a hub waits for room in the socket before it drops: the packets behind wait as long.
 const RELAY_PATIENCE: Duration = Duration::from_millis(2);
 
 pub(super) struct Rx {
+    /// Its number among the queues.
+    queue: usize,
     tun: Arc<Tun>,
     shared: Arc<Shared>,
     reader: Reader,
@@ -64,7 +64,13 @@ struct Group {
 }
 
 impl Rx {
-    pub fn new(tun: Arc<Tun>, shared: Arc<Shared>, reader: Reader, switches: Switches) -> Self {
+    pub fn new(lane: Lane, switches: Switches) -> Self {
+        let Lane {
+            queue,
+            tun,
+            shared,
+            reader,
+        } = lane;
         let (version, settings) = shared.settings();
         let offloads = tun.offloads();
         let merging = Merging {
@@ -72,6 +78,7 @@ impl Rx {
             udp: offloads.udp && switches.uso,
         };
         Self {
+            queue,
             tun,
             shared,
             reader,
@@ -93,7 +100,8 @@ impl Rx {
         while !self.shared.stopping() && !self.gone {
             self.shared.refresh(&mut self.version, &mut self.settings);
             let sockets = self.settings.sockets.clone();
-            for (socket, _) in [&sockets.v4, &sockets.v6]
+            let pair = &sockets[self.queue];
+            for (socket, _) in [&pair.v4, &pair.v6]
                 .into_iter()
                 .zip(ready)
                 .filter(|(_, ready)| *ready)
@@ -113,7 +121,7 @@ impl Rx {
                     }
                 }
             }
-            ready = self.sleep(&sockets);
+            ready = self.sleep(pair);
         }
         if self.gone {
             self.shared.link_gone();
@@ -122,24 +130,19 @@ impl Rx {
 
     /// Sleeps until a socket is readable, and says which.
     fn sleep(&mut self, sockets: &UdpPair) -> [bool; 2] {
-        let kick = self.shared.rx_kick.as_fd();
+        self.reader.let_go_of_old();
+        let event = &self.shared.rx_kicks[self.queue];
+        let kick = event.as_fd();
         // A family that isn't there never has anything to say: the kick stands in for it.
         let fds = [
             sockets.v4.as_ref().map_or(kick, AsFd::as_fd),
             sockets.v6.as_ref().map_or(kick, AsFd::as_fd),
             kick,
         ];
-        let ready = match events::wait_readable(fds, Some(LINGER)) {
-            Ok([false, false, false]) => {
-                self.reader.park();
-                events::wait_readable(fds, None)
-            }
-            other => other,
-        };
-        match ready {
+        match events::wait_readable(fds, None) {
             Ok([v4, v6, kicked]) => {
                 if kicked {
-                    self.shared.rx_kick.lower();
+                    event.lower();
                 }
                 // After a kick the sockets may be others.
                 [v4 || kicked, v6 || kicked]
@@ -152,6 +155,7 @@ impl Rx {
     fn process(&mut self) {
         let now = Time(clock::boottime_ns());
         let Self {
+            queue,
             tun,
             shared,
             reader,
@@ -168,12 +172,13 @@ impl Rx {
         } = self;
         let table = reader.table();
         let (arena, datagrams) = received.parts();
-        let kick = &shared.rx_kick;
+        let kick = &shared.rx_kicks[*queue];
         let patience = Some(RELAY_PATIENCE);
         let posting = Posting {
             out,
             shared,
             settings,
+            queue: *queue,
             now,
             kick,
             patience,

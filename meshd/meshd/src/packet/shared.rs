@@ -54,7 +54,8 @@ pub struct Notices {
 /// What control tells the threads.
 #[derive(Clone)]
 pub(super) struct Settings {
-    pub sockets: Arc<UdpPair>,
+    /// One pair for each queue, all of one port.
+    pub sockets: Arc<[UdpPair]>,
     pub mtu: usize,
     pub relay: bool,
     pub addresses: Arc<[IpAddr]>,
@@ -72,10 +73,10 @@ pub(super) struct Shared {
     version: AtomicU64,
     settings: Mutex<Settings>,
     stopping: AtomicBool,
-    /// Ends a thread's sleep.
-    pub tx_kick: Event,
+    /// Ends the sleep of the sending thread of each queue.
+    pub tx_kicks: Box<[Event]>,
     /// The same for the other direction.
-    pub rx_kick: Event,
+    pub rx_kicks: Box<[Event]>,
     /// Ends control's sleep.
     pub wake: Event,
     waiting: Mutex<Waiting>,
@@ -87,9 +88,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    pub fn new(sockets: UdpPair) -> Result<Self> {
+    pub fn new(sockets: Vec<UdpPair>) -> Result<Self> {
+        let kicks = || sockets.iter().map(|_| Event::new()).collect::<Result<_>>();
+        let (tx_kicks, rx_kicks) = (kicks()?, kicks()?);
         let settings = Settings {
-            sockets: Arc::new(sockets),
+            sockets: sockets.into(),
             mtu: 1420,
             relay: false,
             addresses: Arc::new([]),
@@ -99,20 +102,20 @@ impl Shared {
             version: AtomicU64::new(0),
             settings: Mutex::new(settings),
             stopping: AtomicBool::new(false),
-            tx_kick: Event::new()?,
-            rx_kick: Event::new()?,
+            tx_kicks,
+            rx_kicks,
             wake: Event::new()?,
             waiting: Mutex::default(),
         })
     }
 
-    pub fn sockets(&self) -> Arc<UdpPair> {
+    pub fn sockets(&self) -> Arc<[UdpPair]> {
         lock(&self.settings).sockets.clone()
     }
 
-    pub fn set_sockets(&self, sockets: UdpPair) {
-        self.change(|s| s.sockets = Arc::new(sockets));
-        // The receiving thread sleeps in the old ones; the sending one may sleep with them in its hands.
+    pub fn set_sockets(&self, sockets: Vec<UdpPair>) {
+        self.change(|s| s.sockets = sockets.into());
+        // Receiving threads sleep in the old ones; sending ones may sleep with them in their hands.
         self.kick();
     }
 
@@ -137,9 +140,11 @@ impl Shared {
         self.version.fetch_add(1, Ordering::Release);
     }
 
-    fn kick(&self) {
-        self.tx_kick.raise();
-        self.rx_kick.raise();
+    /// Wakes all threads that sleep.
+    pub fn kick(&self) {
+        for kick in self.tx_kicks.iter().chain(&self.rx_kicks) {
+            kick.raise();
+        }
     }
 
     /// The settings as they are now, with the number to [`Shared::refresh`] them by.

@@ -1,6 +1,6 @@
-//! Out of the TUN and into the tunnel: one thread.
+//! Out of one queue of the TUN and into the tunnel: one thread.
 //!
-//! Strategy: whatever the TUN has is read into the flow queue, since the TUN's own queue is one for all; then packets leave by
+//! Strategy: whatever the queue has is read into the flow queue, since the TUN's own queue is one for all; then packets leave by
 //! turns of their flows ([`Flows`]), and after a super-packet or a run of plain ones the TUN is looked at again. A packet's
 //! peer is looked up once, however many segments it stands for, and it is cut straight into the outbox. Whole runs leave as
 //! they fill, the last one before the thread sleeps. While the socket has no room the TUN is not read: what doesn't fit into
@@ -23,17 +23,17 @@ use super::icmp::{self, Pace, Trouble};
 use super::outbox::{Outbox, Posting};
 use super::room::Room;
 use super::shared::{Settings, Shared};
-use super::Switches;
+use super::{Lane, Switches};
 
 /// Turns after which settings and table are looked at anew.
 const TURNS: usize = 64;
 /// Packets, and bytes, that leave before the TUN is looked at again.
 const TURN_PACKETS: usize = MAX_SEGMENTS;
 const TURN_LEN: usize = MAX_SEND;
-/// After so long without a packet the table is let go of, so that keys can be erased.
-const LINGER: Duration = Duration::from_secs(1);
 
 pub(super) struct Tx {
+    /// Its number among the queues.
+    queue: usize,
     tun: Arc<Tun>,
     shared: Arc<Shared>,
     reader: Reader,
@@ -57,10 +57,17 @@ enum Ended {
 }
 
 impl Tx {
-    pub fn new(tun: Arc<Tun>, shared: Arc<Shared>, reader: Reader, switches: Switches) -> Self {
+    pub fn new(lane: Lane, switches: Switches) -> Self {
+        let Lane {
+            queue,
+            tun,
+            shared,
+            reader,
+        } = lane;
         let (version, settings) = shared.settings();
         let out = Outbox::new(switches.gso);
         Self {
+            queue,
             tun,
             shared,
             reader,
@@ -77,10 +84,6 @@ impl Tx {
         loop {
             // When it is time to end, what was read is sent, and what wasn't is left to a successor.
             let stopping = self.shared.stopping();
-            if stopping {
-                // It would keep the last packets from waiting for room.
-                self.shared.tx_kick.lower();
-            }
             self.shared.refresh(&mut self.version, &mut self.settings);
             match self.batch(stopping) {
                 Ended::More => {}
@@ -92,23 +95,16 @@ impl Tx {
     }
 
     fn sleep(&mut self) {
-        let wait = |timeout| {
-            events::wait_readable([self.tun.as_fd(), self.shared.tx_kick.as_fd()], timeout)
-        };
-        let ready = match wait(Some(LINGER)) {
-            Ok([false, false]) => {
-                self.reader.park();
-                wait(None)
-            }
-            other => other,
-        };
-        if let Ok([_, true]) = ready {
-            self.shared.tx_kick.lower();
+        self.reader.let_go_of_old();
+        let kick = &self.shared.tx_kicks[self.queue];
+        if let Ok([_, true]) = events::wait_readable([self.tun.as_fd(), kick.as_fd()], None) {
+            kick.lower();
         }
     }
 
     fn batch(&mut self, stopping: bool) -> Ended {
         let Self {
+            queue,
             tun,
             shared,
             reader,
@@ -127,8 +123,9 @@ impl Tx {
                 shared,
                 settings,
                 now: Time(clock::boottime_ns()),
-                kick: &shared.tx_kick,
-                patience: stopping.then_some(LINGER),
+                queue: *queue,
+                kick: &shared.tx_kicks[*queue],
+                patience: None,
                 route: None,
             },
             pace,

@@ -144,6 +144,36 @@ impl UdpPair {
         Ok(pair)
     }
 
+    /// Binds `count` pairs, at least one, to the same port. The kernel shares out what arrives among them by sender, so that
+    /// what comes from one endpoint comes to one pair, in order.
+    ///
+    /// The first pair is bound without SO_REUSEPORT: a port in use is an error here too. Once there are several, a program of
+    /// the same user could join them by asking for SO_REUSEPORT; of other users none can.
+    pub fn bind_several(options: &UdpOptions, count: usize) -> Result<Vec<Self>> {
+        let first = Self::bind(options)?;
+        let port = first.port;
+        let mut pairs = vec![first];
+        if count > 1 {
+            pairs[0].iter().try_for_each(UdpSocket::share_port)?;
+        }
+        let more = UdpOptions { port, ..*options };
+        for _ in 1..count {
+            let another = |ip: IpAddr| UdpSocket::bind_as(ip, &more, true);
+            let [v4, v6] = [&pairs[0].v4, &pairs[0].v6].map(Option::is_some);
+            let pair = Self {
+                v4: v4
+                    .then(|| another(Ipv4Addr::UNSPECIFIED.into()))
+                    .transpose()?,
+                v6: v6
+                    .then(|| another(Ipv6Addr::UNSPECIFIED.into()))
+                    .transpose()?,
+                port,
+            };
+            pairs.push(pair);
+        }
+        Ok(pairs)
+    }
+
     /// The socket that reaches `to`.
     pub fn towards(&self, to: &SocketAddr) -> Option<&UdpSocket> {
         if to.is_ipv4() {
@@ -183,6 +213,11 @@ fn supported(socket: Result<UdpSocket>) -> Result<Option<UdpSocket>> {
 impl UdpSocket {
     /// Binds one family: `ip` is an unspecified (or, for tests, a local) address.
     pub fn bind(ip: IpAddr, options: &UdpOptions) -> Result<Self> {
+        Self::bind_as(ip, options, false)
+    }
+
+    /// `shared`: on a port that a pair of ours has and shares.
+    fn bind_as(ip: IpAddr, options: &UdpOptions, shared: bool) -> Result<Self> {
         let local = SocketAddr::new(ip, options.port);
         let what = || format!("bind UDP socket {local}");
         let family = if ip.is_ipv4() {
@@ -201,6 +236,9 @@ impl UdpSocket {
         configure(fd_ref, ip.is_ipv4(), options).context(what)?;
         if options.mark != 0 {
             set_mark(fd_ref, options.mark)?;
+        }
+        if shared {
+            reuse_port(fd_ref).context(what)?;
         }
         let address = Address::from(&local);
         // SAFETY: `address` is a live socket address of the length passed.
@@ -239,6 +277,11 @@ impl UdpSocket {
             gro,
             gso,
         })
+    }
+
+    /// Lets sockets that are bound from now on join this one on its port (net/ipv4/udp.c, udp_reuseport_add_sock).
+    fn share_port(&self) -> Result<()> {
+        reuse_port(self.as_fd()).context(|| "share a UDP port among threads")
     }
 
     /// The bound port.
@@ -291,6 +334,10 @@ impl AsFd for UdpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+fn reuse_port(fd: BorrowedFd<'_>) -> io::Result<()> {
+    sys::setsockopt(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1i32)
 }
 
 fn set_mark(fd: BorrowedFd<'_>, mark: u32) -> Result<()> {

@@ -265,13 +265,12 @@ fn keys_are_erased_after_nine_minutes_and_then_nothing_is_due() {
     let index = session.local_index();
     let weak = std::sync::Arc::downgrade(&session);
     drop(session);
-    reader.park();
+    drop(reader);
     world.pass(seconds(500));
     assert!(weak.upgrade().is_some());
     world.pass(seconds(100));
     for node in [ALICE, BOB] {
-        world.nodes[node].reader.table();
-        world.nodes[node].reader.park();
+        world.nodes[node].reader.let_go_of_old();
     }
     assert!(weak.upgrade().is_none(), "nobody holds the keys any more");
     assert!(world.nodes[ALICE].reader.table().receiver(index).is_none());

@@ -1,5 +1,6 @@
 //! The plane against the real kernel: what goes in at one end comes out at the other, through every combination of tricks.
 
+mod queues;
 mod world;
 
 use std::io::{Read, Write};
@@ -18,6 +19,7 @@ const NONE: Switches = Switches {
     gro: false,
     tun_offload: false,
     uso: false,
+    queues: 1,
 };
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -110,6 +112,7 @@ fn everything_arrives_through_every_combination_of_tricks() {
             ..ALL
         },
         Switches { uso: false, ..ALL },
+        Switches { queues: 3, ..ALL },
     ];
     let combinations = [[ALL, ALL], [NONE, NONE], [ALL, NONE], [NONE, ALL]].into_iter();
     for (i, switches) in combinations.chain(each_off.map(|s| [s, s])).enumerate() {
@@ -340,7 +343,7 @@ fn answers_to_probes_go_to_control_and_not_to_the_host() {
             .unwrap();
         let key = b.key.public();
         a.with_device(move |device, ctx| device.send(ctx, &key, &packet).unwrap());
-        let got = a.probes.recv_timeout(PATIENCE).unwrap();
+        let got = a.probes.lock().unwrap().recv_timeout(PATIENCE).unwrap();
         assert_eq!((got.from, got.sequence), (to, sequence as u16));
     }
     assert_eq!(echo_replies(), before);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{channel, Receiver, Sender};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use meshd_os::netlink::{IfAddress, Netlink, Route, TABLE_MAIN};
@@ -23,6 +23,7 @@ pub const ALL: Switches = Switches {
     gro: true,
     tun_offload: true,
     uso: true,
+    queues: 1,
 };
 
 /// Moves the test's thread into a fresh namespace with a loopback, or says why it can't and gives false.
@@ -62,7 +63,7 @@ pub struct End {
     pub key: PrivateKey,
     pub port: u16,
     pub link: u32,
-    pub probes: Receiver<ProbeArrival>,
+    pub probes: Mutex<Receiver<ProbeArrival>>,
     pub gone: Arc<AtomicBool>,
     jobs: Sender<Job>,
     stop: Arc<events::Event>,
@@ -76,15 +77,15 @@ impl End {
             namespace::current().unwrap()
         });
         let namespace = namespace.join().unwrap();
-        let (tun, link) = namespace::within(&namespace, || make_link(number, switches)).unwrap();
-        let pair = UdpPair::bind(&switches.udp_options(0, 0)).unwrap();
-        let port = pair.port;
+        let (queues, link) = namespace::within(&namespace, || make_link(number, switches)).unwrap();
+        let pairs = UdpPair::bind_several(&switches.udp_options(0, 0), queues.len()).unwrap();
+        let port = pairs[0].port;
         let mut secret = [0; 32];
         random::fill(&mut secret).unwrap();
         let key = PrivateKey::new(secret);
         let mut device = Device::new(Tai64n::ZERO);
         device.set_private_key(Some(key.clone()));
-        let mut plane = Plane::new(tun, pair, device.reader(), switches).unwrap();
+        let mut plane = Plane::new(queues, pairs, device.reader(), switches).unwrap();
         plane.start().unwrap();
         let plane = Arc::new(plane);
         let (stop, gone) = (
@@ -109,7 +110,7 @@ impl End {
             key,
             port,
             link,
-            probes,
+            probes: Mutex::new(probes),
             gone,
             jobs,
             stop,
@@ -165,9 +166,9 @@ impl End {
 
     /// Moves to another outer port and gives it.
     pub fn rebind(&mut self, options: &UdpOptions) -> u16 {
-        let pair = UdpPair::bind(options).unwrap();
-        self.port = pair.port;
-        self.plane.rebind(pair).unwrap();
+        let pairs = UdpPair::bind_several(options, self.plane.queues()).unwrap();
+        self.port = pairs[0].port;
+        self.plane.rebind(pairs).unwrap();
         self.port
     }
 }
@@ -183,8 +184,8 @@ impl Drop for End {
     }
 }
 
-fn make_link(number: u8, switches: Switches) -> (Tun, u32) {
-    let tun = Tun::create("mesh0", switches.tun_options()).unwrap();
+fn make_link(number: u8, switches: Switches) -> (Vec<Tun>, u32) {
+    let queues = Tun::create_queues("mesh0", switches.queues, switches.tun_options()).unwrap();
     let netlink = Netlink::open().unwrap();
     let index = netlink.link("mesh0").unwrap().unwrap().index;
     netlink.set_mtu(index, 1420).unwrap();
@@ -211,7 +212,7 @@ fn make_link(number: u8, switches: Switches) -> (Tun, u32) {
             TABLE_MAIN,
         ))
         .unwrap();
-    (tun, index)
+    (queues, index)
 }
 
 struct Control {
@@ -256,6 +257,7 @@ impl Control {
                     Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
                 }
             }
+            self.plane.table_may_be_new();
             self.plane.send(&out.datagrams);
             out.datagrams.clear();
             out.events.clear();
