@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use meshd_os::netlink::{IfAddress, Netlink, Route, TABLE_MAIN};
 use meshd_os::tun::Tun;
@@ -212,7 +213,20 @@ fn make_link(number: u8, switches: Switches) -> (Vec<Tun>, u32) {
             TABLE_MAIN,
         ))
         .unwrap();
+    while tentative() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     (queues, index)
+}
+
+/// Whether an IPv6 address isn't usable yet: even on a link without duplicate detection a worker of the kernel says when
+/// (addrconf_dad_work), and until then what comes for it is dropped.
+fn tentative() -> bool {
+    let addresses = std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap();
+    addresses.lines().any(|line| {
+        let flags = line.split_whitespace().nth(4).unwrap();
+        u32::from_str_radix(flags, 16).unwrap() & 0x40 != 0
+    })
 }
 
 struct Control {
