@@ -13,6 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUILT = ROOT / "roles/daemon/files/bin" / os.uname().machine / "meshd"
 STORE = ROOT / "build" / "bench" / "peers"
+# Options of the daemons made after boringtun: stay in the foreground, and root.
+STAY = ("--foreground", "--disable-drop-privileges")
 NAMES = ("bare", "meshd", "wireguard-go", "boringtun", "gotatun")
 
 
@@ -38,8 +40,8 @@ def find(names: list[str], meshd_env: dict[str, str], meshd: Path | None = None)
         "bare": lambda: Daemon("bare", "-", None),
         "meshd": lambda: _meshd(meshd or BUILT, meshd_env),
         "wireguard-go": _wireguard_go,
-        "boringtun": lambda: _cargo("boringtun", "boringtun-cli", "boringtun-cli", ("--foreground", "--disable-drop-privileges")),
-        "gotatun": lambda: _cargo("gotatun", "gotatun-cli", "gotatun", ("--foreground", "--disable-drop-privileges")),
+        "boringtun": lambda: _cargo("boringtun", "boringtun-cli", "boringtun-cli", STAY),
+        "gotatun": lambda: _cargo("gotatun", "gotatun-cli", "gotatun", STAY),
     }
     found = []
     for name in names:
