@@ -428,3 +428,21 @@ fn a_bare_device_works_on_in_another_namespace() {
     sleep(Duration::from_millis(200));
     assert!(a.has_ended(bare));
 }
+
+/// Turned off by sysctl, as many images have it: the mesh's IPv4 half works, and nothing is tried again and again.
+#[test]
+fn a_host_without_ipv6_has_the_rest() {
+    let Some([mut a, mut b]) = hosts::<2>() else {
+        return;
+    };
+    a.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
+    let mesh = Mesh::new(2);
+    for (n, host) in (1..).zip([&mut a, &mut b]) {
+        host.run("prod");
+        host.apply("prod", &mesh.conf(n));
+    }
+    a.until("answered", |host| host.pings("10.77.0.2"));
+    assert_eq!(a.sh("ip -6 addr show dev prod"), "");
+    let report = a.report("prod");
+    assert_eq!(report["running"], report["conf"], "no drift");
+}

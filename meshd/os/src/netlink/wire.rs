@@ -121,7 +121,7 @@ impl<'a> Message<'a> {
 
     /// Of NLMSG_ERROR and NLMSG_DONE: the errno and the kernel's explanation; `None` when it is a success.
     pub(crate) fn error(&self) -> Option<(i32, Option<&'a str>)> {
-        let errno = -i32_at(self.body, 0).unwrap_or(0);
+        let errno = i32_at(self.body, 0).map_or(0, i32::wrapping_neg);
         if errno == 0 {
             return None;
         }
@@ -266,6 +266,17 @@ mod tests {
         );
         assert_eq!(attrs.ip(5), Some("2001:db8::1".parse().unwrap()));
         assert_eq!(attrs.get(99), None);
+    }
+
+    #[test]
+    fn the_least_number_is_an_error_too() {
+        let message = Message {
+            kind: libc::NLMSG_ERROR as u16,
+            flags: 0,
+            sequence: 1,
+            body: &i32::MIN.to_ne_bytes(),
+        };
+        assert!(message.error().is_some());
     }
 
     proptest::proptest! {

@@ -77,7 +77,7 @@ pub(super) fn answer(message: &[u8], id: u16, name: &str, kind: u16) -> Option<V
         .filter(|r| r.kind == kind && r.owner == owner);
     Some(
         found
-            .filter_map(|r| address(message.get(r.at..r.at + r.len)?))
+            .filter_map(|r| address(message.get(r.at..r.at + r.len)?, kind))
             .collect(),
     )
 }
@@ -118,11 +118,12 @@ fn read_records(message: &[u8], mut at: usize, count: u16) -> Vec<Record> {
     records
 }
 
-fn address(data: &[u8]) -> Option<IpAddr> {
-    if let Ok(octets) = <[u8; 4]>::try_from(data) {
-        return Some(octets.into());
+/// The address in a record of `kind`; `None` when its length is another family's.
+fn address(data: &[u8], kind: u16) -> Option<IpAddr> {
+    match kind {
+        A => <[u8; 4]>::try_from(data).ok().map(IpAddr::from),
+        _ => <[u8; 16]>::try_from(data).ok().map(IpAddr::from),
     }
-    <[u8; 16]>::try_from(data).ok().map(IpAddr::from)
 }
 
 /// The name at `at`, in lower case, compression followed, and where the message goes on behind it.
@@ -229,6 +230,17 @@ mod tests {
             None,
             "our own question"
         );
+    }
+
+    #[test]
+    fn an_address_of_the_other_family_is_none() {
+        let mut message = question(7, "a.example", AAAA).unwrap();
+        message.truncate(message.len() - 11);
+        message[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
+        message.extend([
+            0xc0, 12, 0, AAAA as u8, 0, 1, 0, 0, 0, 9, 0, 4, 192, 0, 2, 1,
+        ]);
+        assert_eq!(answer(&message, 7, "a.example", AAAA), Some(vec![]));
     }
 
     #[test]

@@ -122,3 +122,19 @@ fn a_thousand_peers_are_configured_fast_and_listed_in_order() {
     );
     assert_eq!(device.next_timeout(), None);
 }
+
+#[test]
+fn many_handshakes_one_after_another_are_no_load() {
+    const PEERS: usize = 150;
+    let mut world = World::new(1 + PEERS, 6);
+    for peer in 1..=PEERS {
+        world.introduce(0, peer);
+        world.introduce(peer, 0);
+    }
+    for peer in 1..=PEERS {
+        world.talk(peer, 0, peer as u32);
+    }
+    world.pass(seconds(4));
+    assert_eq!((world.count(2), world.count(3)), (PEERS, 0));
+    assert_eq!(world.nodes[0].numbers().len(), PEERS);
+}
