@@ -1,6 +1,6 @@
 //! Batches against single packets (which ring does), as a Markdown table.
 //!
-//! `cargo run --release --example bench`: what callers get. With `MESHD_AEAD=avx2` the lanes do all batches, which
+//! `cargo run --release --example bench`: what callers get. With `MESHD_AEAD=avx512` or `avx2` these lanes do all batches, which
 //! shows where they pay. Both are timed in turns of some ten microseconds, so that what else the machine does hits
 //! both; given are medians over all turns, in nanoseconds a packet.
 
@@ -27,8 +27,8 @@ fn main() {
     println!("batches: {}\n", meshd_aead::in_use());
     println!("| bytes | packets | seal: ring | batch | ratio | open: ring | batch | ratio |");
     println!("|---|---|---|---|---|---|---|---|");
-    for len in [64, 128, 192, 256, 512, 1424] {
-        for count in [1, 2, 4, 6, 8, 16, 45] {
+    for len in [64, 128, 256, 512, 1424, 16384] {
+        for count in [1, 2, 3, 4, 6, 8, 16, 45] {
             row(&key, len, count);
         }
     }

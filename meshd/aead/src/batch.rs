@@ -12,18 +12,10 @@ use subtle::ConstantTimeEq;
 
 use crate::authenticator::Authenticator;
 use crate::chacha20::{Inputs, Rounds, DOUBLE_ROUNDS};
+use crate::engine::Context;
 use crate::key::Packet;
 use crate::lanes::{Blocks, Lanes, LANES};
 use crate::TAG_LEN;
-
-/// What all packets of a batch share.
-pub(crate) struct Context<'a> {
-    pub(crate) key: &'a [u32; 8],
-    /// The nonce's first word, before the counter; 0 in WireGuard.
-    pub(crate) salt: u32,
-    /// Additional data; empty in WireGuard's packets.
-    pub(crate) aad: &'a [u8],
-}
 
 /// Seals `packets`, which lie within `buf` and do not overlap.
 #[inline(always)]

@@ -3,7 +3,7 @@
 use crate::lanes::{Blocks, Lanes, Row, LANES};
 
 /// "expand 32-byte k".
-const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
+pub(crate) const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
 /// What differs between the blocks: block counter and the nonce's three words.
 #[derive(Clone, Copy, Default)]

@@ -1,21 +1,26 @@
 //! Who works on a batch: ring, packet by packet, or our own lanes.
 //!
 //! Decided by what the processor has, by a comparison with ring made once, by `MESHD_AEAD` (`ring`: never our lanes;
-//! `avx2`: always, where they exist, for measurements and tests), and by the batch itself. ring's cost is mostly per
-//! packet, ours per byte: our lanes pay for several packets, short on average. The limits are set by the `bench`
-//! example: within them our lanes are 1.1 to 2.5 times as fast on a quiet core, and lose a little, near the limits only,
-//! on a core whose execution units are shared with another busy thread. README.md has the figures.
+//! `avx512` or `avx2`: always these, where they exist, for measurements and tests), and by the batch itself. The limits are
+//! set by the `bench` example; README.md has the figures.
+//!
+//! AVX-512 beats ring for nearly every batch. AVX2 does where ring's cost is mostly per packet: for several packets, short
+//! on average; near its limits it loses a little on a core whose execution units are shared with another busy thread.
 
-/// Fewer packets don't fill the lanes.
+/// Fewer packets don't fill AVX2's lanes.
 #[cfg(target_arch = "x86_64")]
-pub(crate) const MIN_TO_SEAL: usize = 4;
-/// Opening has a start of its own: a packet's tag must be known before its text joins the others.
+const MIN_TO_SEAL: usize = 4;
+/// Opening has a start of its own there: a packet's tag must be known before its text joins the others.
 #[cfg(target_arch = "x86_64")]
-pub(crate) const MIN_TO_OPEN: usize = 6;
+const MIN_TO_OPEN: usize = 6;
 
-/// Longest average of text and tag, in bytes, that pays.
+/// Longest average of text and tag, in bytes, that pays with AVX2.
 #[cfg(target_arch = "x86_64")]
 const MAX_AVERAGE: usize = 256 + crate::TAG_LEN;
+
+/// Shortest average of text and tag, in bytes, for which AVX-512 pays with two packets. With more it always does.
+#[cfg(target_arch = "x86_64")]
+const MIN_AVERAGE_OF_TWO: usize = 128 + crate::TAG_LEN;
 
 /// Says for the log what batches are worked on with, and why.
 pub fn in_use() -> &'static str {
@@ -23,63 +28,134 @@ pub fn in_use() -> &'static str {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use native::lanes_for;
+pub(crate) use native::{to_open, to_seal};
 
 #[cfg(target_arch = "x86_64")]
 mod native {
     use std::sync::OnceLock;
 
-    use super::MAX_AVERAGE;
+    use super::{MAX_AVERAGE, MIN_AVERAGE_OF_TWO, MIN_TO_OPEN, MIN_TO_SEAL};
+    use crate::avx512::Avx512;
+    use crate::engine::{Context, Engine};
     use crate::key::{self, Packet};
     use crate::lanes::avx2::Avx2;
 
-    enum Choice {
-        Ring(&'static str),
-        /// For batches that pay, or for all.
-        Avx2 {
-            lanes: Avx2,
-            always: bool,
-        },
+    /// Lanes of our own that this processor has.
+    #[derive(Clone, Copy)]
+    pub(crate) enum Own {
+        Avx512(Avx512),
+        Avx2(Avx2),
+    }
+
+    impl Own {
+        /// Whether a buffer is not too large to count its bytes.
+        fn takes(&self, buf: &[u8]) -> bool {
+            match self {
+                Self::Avx512(_) => buf.len() <= Avx512::LARGEST_BUFFER,
+                Self::Avx2(_) => true,
+            }
+        }
+    }
+
+    impl Engine for Own {
+        fn seal(self, context: &Context<'_>, buf: &mut [u8], packets: &[Packet]) {
+            match self {
+                Self::Avx512(lanes) => lanes.seal(context, buf, packets),
+                Self::Avx2(lanes) => lanes.seal(context, buf, packets),
+            }
+        }
+
+        fn open(self, context: &Context<'_>, buf: &mut [u8], packets: &mut [Packet]) {
+            match self {
+                Self::Avx512(lanes) => lanes.open(context, buf, packets),
+                Self::Avx2(lanes) => lanes.open(context, buf, packets),
+            }
+        }
+    }
+
+    struct Choice {
+        own: Option<Own>,
+        /// For all batches, not only for those that pay.
+        always: bool,
+        /// For the log.
+        says: &'static str,
     }
 
     fn choice() -> &'static Choice {
         static CHOICE: OnceLock<Choice> = OnceLock::new();
         CHOICE.get_or_init(|| {
             let wish = std::env::var_os("MESHD_AEAD").unwrap_or_default();
-            if wish == "ring" {
-                return Choice::Ring("ring (MESHD_AEAD)");
-            }
-            let Some(lanes) = Avx2::detect() else {
-                return Choice::Ring("ring (no AVX2)");
-            };
-            if !key::agrees_with_ring(lanes) {
-                return Choice::Ring("ring (AVX2 failed its start-up test)");
-            }
-            Choice::Avx2 {
-                lanes,
-                always: wish == "avx2",
-            }
+            choose(wish.to_str().unwrap_or_default())
         })
     }
 
-    /// The lanes that should do this batch of `min` packets at least, if any. Packets may be malformed.
-    pub(crate) fn lanes_for(packets: &[Packet], min: usize) -> Option<Avx2> {
-        let bytes = packets
-            .iter()
-            .fold(0, |sum: usize, packet| sum.saturating_add(packet.len));
-        let pays = packets.len() >= min && bytes <= MAX_AVERAGE * packets.len();
-        match choice() {
-            Choice::Avx2 { lanes, always } if *always || pays => Some(*lanes),
-            _ => None,
+    fn choose(wish: &str) -> Choice {
+        let ring = |says| Choice {
+            own: None,
+            always: false,
+            says,
+        };
+        if wish == "ring" {
+            return ring("ring (MESHD_AEAD)");
+        }
+        if let Some(lanes) = Avx512::detect().filter(|_| wish != "avx2") {
+            if !key::agrees_with_ring(lanes) {
+                return ring("ring (AVX-512 failed its start-up test)");
+            }
+            let always = wish == "avx512";
+            return Choice {
+                own: Some(Own::Avx512(lanes)),
+                always,
+                says: if always {
+                    "AVX-512 for all batches (MESHD_AEAD)"
+                } else {
+                    "AVX-512 for batches, ring for single packets"
+                },
+            };
+        }
+        let Some(lanes) = Avx2::detect() else {
+            return ring("ring (no AVX2)");
+        };
+        if !key::agrees_with_ring(lanes) {
+            return ring("ring (AVX2 failed its start-up test)");
+        }
+        let always = wish == "avx2";
+        Choice {
+            own: Some(Own::Avx2(lanes)),
+            always,
+            says: if always {
+                "AVX2 for all batches (MESHD_AEAD)"
+            } else {
+                "ring, AVX2 for batches of short packets"
+            },
         }
     }
 
+    /// The lanes that should seal this batch, if any. Packets may be malformed.
+    pub(crate) fn to_seal(buf: &[u8], packets: &[Packet]) -> Option<Own> {
+        lanes_for(buf, packets, MIN_TO_SEAL)
+    }
+
+    /// The same for opening.
+    pub(crate) fn to_open(buf: &[u8], packets: &[Packet]) -> Option<Own> {
+        lanes_for(buf, packets, MIN_TO_OPEN)
+    }
+
+    fn lanes_for(buf: &[u8], packets: &[Packet], min_avx2: usize) -> Option<Own> {
+        let Choice { own, always, .. } = choice();
+        let pays = |own: &Own| {
+            let (count, bytes) = (packets.len(), packets.iter().map(|packet| packet.len));
+            let bytes = bytes.fold(0, usize::saturating_add);
+            match own {
+                Own::Avx512(_) => count > 2 || count == 2 && bytes >= 2 * MIN_AVERAGE_OF_TWO,
+                Own::Avx2(_) => count >= min_avx2 && bytes <= count * MAX_AVERAGE,
+            }
+        };
+        own.filter(|own| own.takes(buf) && (*always || pays(own)))
+    }
+
     pub(super) fn in_use() -> &'static str {
-        match choice() {
-            Choice::Ring(why) => why,
-            Choice::Avx2 { always: false, .. } => "ring, AVX2 for batches of short packets",
-            Choice::Avx2 { always: true, .. } => "AVX2 for all batches (MESHD_AEAD)",
-        }
+        choice().says
     }
 }
 

@@ -11,10 +11,10 @@ use ring::aead::{Aad, LessSafeKey, Nonce, UnboundKey, CHACHA20_POLY1305};
 use zeroize::Zeroize;
 
 #[cfg(target_arch = "x86_64")]
-use crate::batch::Context;
-use crate::TAG_LEN;
+use crate::choice;
 #[cfg(target_arch = "x86_64")]
-use crate::{choice, lanes::Lanes};
+use crate::engine::{Context, Engine};
+use crate::TAG_LEN;
 
 /// Why a packet was not opened: too short to hold a tag, or the tag is not that of this text, key and counter.
 /// Deliberately without detail.
@@ -139,7 +139,7 @@ impl Key {
             "packet outside of its buffer"
         );
         #[cfg(target_arch = "x86_64")]
-        if let Some(lanes) = choice::lanes_for(packets, choice::MIN_TO_SEAL) {
+        if let Some(lanes) = choice::to_seal(buf, packets) {
             return lanes.seal(&self.secret.context(), buf, packets);
         }
         self.seal_by_ring(buf, packets);
@@ -181,7 +181,7 @@ impl Key {
     /// that is not valid holds is unspecified, but never the plaintext.
     pub fn open_batch(&self, buf: &mut [u8], packets: &mut [Packet]) {
         #[cfg(target_arch = "x86_64")]
-        if let Some(lanes) = choice::lanes_for(packets, choice::MIN_TO_OPEN) {
+        if let Some(lanes) = choice::to_open(buf, packets) {
             if packets.iter().all(|packet| packet.is_within(buf)) {
                 return lanes.open(&self.secret.context(), buf, packets);
             }
@@ -202,37 +202,47 @@ impl Key {
 /// Packets that [`Key::seal_stride`] hands on at a time: what one UDP_SEGMENT send takes on every kernel.
 const RUN: usize = 64;
 
-/// The start-up test: a batch with every kind of tail, sealed and opened by `lanes` as by ring, one tag wrong.
+/// The start-up test: batches with every kind of tail, and with blocks for every way through the lanes (packets of very
+/// different and of about the same lengths, more than sixteen of them), sealed and opened by `lanes` as by ring, one tag wrong.
 #[cfg(target_arch = "x86_64")]
-pub(crate) fn agrees_with_ring<L: Lanes>(lanes: L) -> bool {
-    const LENS: [usize; 10] = [0, 1, 15, 16, 63, 64, 65, 448, 577, 97];
+pub(crate) fn agrees_with_ring<L: Engine>(lanes: L) -> bool {
+    const BATCHES: [&[usize]; 2] = [
+        &[0, 1, 15, 16, 63, 64, 65, 448, 577, 97],
+        &[
+            192, 193, 195, 199, 207, 223, 240, 255, 192, 194, 197, 203, 215, 239, 241, 254, 256,
+            130, 64,
+        ],
+    ];
     const BAD: usize = 5;
     let key = Key::new(&core::array::from_fn(|i| 0x80 ^ i as u8));
-    let mut plain = [0; 2048];
-    let mut packets = [Packet::default(); LENS.len()];
-    let mut at = 7;
-    for (i, (packet, len)) in packets.iter_mut().zip(LENS).enumerate() {
-        // Both words of the nonce change from one packet to the next.
-        *packet = Packet::new(at, len + TAG_LEN, 0xffff_fffc + i as u64 * 0x1_0000_0001);
-        at += packet.len + i;
-    }
-    for (i, byte) in plain.iter_mut().enumerate() {
-        *byte = (i * i) as u8;
-    }
+    BATCHES.iter().all(|lens| {
+        let mut plain = [0; 5120];
+        let mut packets = [Packet::default(); 19];
+        let packets = &mut packets[..lens.len()];
+        let mut at = 7;
+        for (i, (packet, len)) in packets.iter_mut().zip(*lens).enumerate() {
+            // Both words of the nonce change from one packet to the next.
+            *packet = Packet::new(at, len + TAG_LEN, 0xffff_fffc + i as u64 * 0x1_0000_0001);
+            at += packet.len + i;
+        }
+        for (i, byte) in plain.iter_mut().enumerate() {
+            *byte = (i * i) as u8;
+        }
 
-    let (mut ours, mut rings) = (plain, plain);
-    lanes.seal(&key.secret.context(), &mut ours, &packets);
-    key.seal_by_ring(&mut rings, &packets);
-    let sealed = ours;
-    if ours != rings {
-        return false;
-    }
-    ours[packets[BAD].at + packets[BAD].len - 1] ^= 0x80;
-    lanes.open(&key.secret.context(), &mut ours, &mut packets);
-    packets.iter().enumerate().all(|(i, packet)| {
-        let text = packet.at..packet.at + packet.len - TAG_LEN;
-        let expected = if i == BAD { &sealed } else { &plain };
-        packet.valid == (i != BAD) && ours[text.clone()] == expected[text]
+        let (mut ours, mut rings) = (plain, plain);
+        lanes.seal(&key.secret.context(), &mut ours, packets);
+        key.seal_by_ring(&mut rings, packets);
+        let sealed = ours;
+        if ours != rings {
+            return false;
+        }
+        ours[packets[BAD].at + packets[BAD].len - 1] ^= 0x80;
+        lanes.open(&key.secret.context(), &mut ours, packets);
+        packets.iter().enumerate().all(|(i, packet)| {
+            let text = packet.at..packet.at + packet.len - TAG_LEN;
+            let expected = if i == BAD { &sealed } else { &plain };
+            packet.valid == (i != BAD) && ours[text.clone()] == expected[text]
+        })
     })
 }
 

@@ -9,8 +9,7 @@ pub(crate) mod avx2;
 #[cfg(test)]
 pub(crate) mod portable;
 
-use crate::batch::Context;
-use crate::key::Packet;
+use crate::engine::Engine;
 
 /// How many blocks one vector operation works on.
 pub(crate) const LANES: usize = 8;
@@ -21,9 +20,9 @@ pub(crate) type Blocks = [[u8; 64]; LANES];
 /// Four words of the state's sixteen.
 pub(crate) type Row<L> = [<L as Lanes>::Words; 4];
 
-/// Vectors of [`LANES`] 32-bit words. Implementations mark every method `#[inline(always)]`, so that the generic
-/// code around them is compiled for the processor in question.
-pub(crate) trait Lanes: Copy {
+/// Vectors of [`LANES`] 32-bit words. Implementations mark every method `#[inline(always)]`, so that `batch::seal`
+/// and `batch::open`, which their [`Engine`] calls, are compiled for the processor in question.
+pub(crate) trait Lanes: Engine {
     /// One 32-bit word in each lane.
     type Words: Copy;
 
@@ -41,9 +40,4 @@ pub(crate) trait Lanes: Copy {
     );
     /// Writes lane `i` of the 16 state words, row by row and little endian, to block `i`.
     fn store(self, state: &[Row<Self>; 4], blocks: &mut Blocks);
-
-    /// `batch::seal`, compiled for this processor.
-    fn seal(self, context: &Context<'_>, buf: &mut [u8], packets: &[Packet]);
-    /// `batch::open`, compiled for this processor.
-    fn open(self, context: &Context<'_>, buf: &mut [u8], packets: &mut [Packet]);
 }

@@ -3,8 +3,7 @@
 //! RFC 8439's AEAD with WireGuard's nonce (4 zero bytes, then the counter as 64 bits, little endian; paper
 //! section 5.4.6) and no additional data. A [`Key`] seals and opens in place and allocates nothing.
 //!
-//! ring does the work, except for batches of short packets on processors where our own code was measured faster
-//! (see `choice.rs`). That code is trusted only as far as it was compared with ring: in tests, by the `fuzz` example,
+//! ring does the work, except for batches on processors where our own code was measured faster (see `choice.rs`). That code is trusted only as far as it was compared with ring: in tests, by the `fuzz` example,
 //! and once at the start of every process that uses it.
 //!
 //! It does not choose counters, does not know packet headers and keeps no replay window: that a counter is
@@ -12,11 +11,15 @@
 
 #[cfg(any(target_arch = "x86_64", test))]
 mod authenticator;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 #[cfg(any(target_arch = "x86_64", test))]
 mod batch;
 #[cfg(any(target_arch = "x86_64", test))]
 mod chacha20;
 mod choice;
+#[cfg(any(target_arch = "x86_64", test))]
+mod engine;
 mod key;
 #[cfg(any(target_arch = "x86_64", test))]
 mod lanes;

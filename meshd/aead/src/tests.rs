@@ -8,9 +8,9 @@ mod poly1305;
 mod rfc8439;
 mod wycheproof;
 
-use crate::batch::Context;
+use crate::engine::Context;
 use crate::key::Packet;
-use crate::lanes::{portable::Portable, Lanes};
+use crate::lanes::portable::Portable;
 use crate::TAG_LEN;
 
 /// One implementation of the lanes.
@@ -23,7 +23,7 @@ struct Engine {
 type Seal = dyn Fn(&Context<'_>, &mut [u8], &[Packet]);
 type Open = dyn Fn(&Context<'_>, &mut [u8], &mut [Packet]);
 
-fn engine<L: Lanes + 'static>(name: &'static str, lanes: L) -> Engine {
+fn engine<L: crate::engine::Engine + 'static>(name: &'static str, lanes: L) -> Engine {
     Engine {
         name,
         seal: Box::new(move |context, buf, packets| lanes.seal(context, buf, packets)),
@@ -35,10 +35,34 @@ fn engine<L: Lanes + 'static>(name: &'static str, lanes: L) -> Engine {
 fn engines() -> Vec<Engine> {
     let portable = Some(engine("portable", Portable));
     #[cfg(target_arch = "x86_64")]
-    let own = crate::lanes::avx2::Avx2::detect().map(|lanes| engine("avx2", lanes));
+    let own = [
+        said("avx2", crate::lanes::avx2::Avx2::detect()).map(|lanes| engine("avx2", lanes)),
+        said("avx512", crate::avx512::Avx512::detect()).map(|lanes| engine("avx512", lanes)),
+    ];
     #[cfg(not(target_arch = "x86_64"))]
-    let own = None;
-    portable.into_iter().chain(own).collect()
+    let own = [None];
+    portable
+        .into_iter()
+        .chain(own.into_iter().flatten())
+        .collect()
+}
+
+/// Passes `lanes` on, and says it, once, when there are none: past libtest, which shows nothing of tests that pass.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn said<L>(name: &'static str, lanes: Option<L>) -> Option<L> {
+    use std::io::Write;
+    static SAID: std::sync::Mutex<Vec<&str>> = std::sync::Mutex::new(Vec::new());
+    if lanes.is_none() {
+        let mut said = SAID.lock().expect("no panic while it is held");
+        if !said.contains(&name) {
+            said.push(name);
+            let line = format!("the {name} lanes are left out: this processor doesn't have them\n");
+            std::io::stderr()
+                .write_all(line.as_bytes())
+                .expect("stderr");
+        }
+    }
+    lanes
 }
 
 /// A message of some published vector. `nonce` has the RFC's 12 bytes.

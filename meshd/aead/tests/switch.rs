@@ -43,14 +43,27 @@ fn ring_switches_the_lanes_off() {
 
 #[test]
 fn the_lanes_are_used_where_they_exist() {
-    let lanes = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2");
-    let expect = |with: &'static str| if lanes { with } else { "ring (no AVX2)" };
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2");
+    let avx512 = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512ifma");
+    let with = |wide: &'static str, narrow: &'static str| match (avx512, avx2) {
+        (true, _) => wide,
+        (false, true) => narrow,
+        (false, false) => "ring (no AVX2)",
+    };
+    let narrow = "ring, AVX2 for batches of short packets";
     assert_eq!(
         in_use_with(None),
-        expect("ring, AVX2 for batches of short packets")
+        with("AVX-512 for batches, ring for single packets", narrow)
     );
     assert_eq!(
+        in_use_with(Some("avx512")),
+        with("AVX-512 for all batches (MESHD_AEAD)", narrow)
+    );
+    let always = "AVX2 for all batches (MESHD_AEAD)";
+    assert_eq!(
         in_use_with(Some("avx2")),
-        expect("AVX2 for all batches (MESHD_AEAD)")
+        if avx2 { always } else { "ring (no AVX2)" }
     );
 }

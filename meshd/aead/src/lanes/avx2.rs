@@ -7,7 +7,8 @@ use core::arch::asm;
 use core::arch::x86_64::*;
 
 use super::{Blocks, Lanes, Row, LANES};
-use crate::batch::{self, Context};
+use crate::batch;
+use crate::engine::{Context, Engine};
 use crate::key::Packet;
 
 /// Proof that this processor has AVX2, and BMI2 for Poly1305's multiplications.
@@ -110,7 +111,9 @@ impl Lanes for Avx2 {
             }
         }
     }
+}
 
+impl Engine for Avx2 {
     fn seal(self, context: &Context<'_>, buf: &mut [u8], packets: &[Packet]) {
         #[target_feature(enable = "avx2,bmi2")]
         fn compiled(lanes: Avx2, context: &Context<'_>, buf: &mut [u8], packets: &[Packet]) {

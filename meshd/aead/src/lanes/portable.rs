@@ -1,7 +1,8 @@
 //! The lanes as plain arrays: the model for the tests.
 
 use super::{Blocks, Lanes, Row, LANES};
-use crate::batch::{self, Context};
+use crate::batch;
+use crate::engine::{Context, Engine};
 use crate::key::Packet;
 
 /// Needs nothing of the processor.
@@ -53,7 +54,9 @@ impl Lanes for Portable {
             }
         }
     }
+}
 
+impl Engine for Portable {
     fn seal(self, context: &Context<'_>, buf: &mut [u8], packets: &[Packet]) {
         batch::seal(self, context, buf, packets);
     }

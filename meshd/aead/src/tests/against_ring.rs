@@ -3,7 +3,7 @@
 use ring::aead::{Aad, LessSafeKey, Nonce, UnboundKey, CHACHA20_POLY1305};
 
 use super::{engines, Engine};
-use crate::batch::Context;
+use crate::engine::Context;
 use crate::key::Packet;
 use crate::TAG_LEN;
 
@@ -130,6 +130,25 @@ fn every_length_beside_others() {
 }
 
 #[test]
+fn every_length_of_a_full_group_and_beside_longer_ones() {
+    with_context(|engine, context| {
+        let mut random = Random(6);
+        for len in (0..=2000).step_by(16) {
+            let equal: Vec<usize> = (len..len + 16).collect();
+            check(engine, context, &equal, &[random.below(16)], &mut random);
+            // The last of a run is short; one that is long among short ones.
+            let mut run = vec![len; 13];
+            run[12] = random.below(len + 1);
+            check(engine, context, &run, &[random.below(13)], &mut random);
+            let one = [16, len, 48, 7, 64, 0];
+            check(engine, context, &one, &[random.below(6)], &mut random);
+        }
+        check(engine, context, &[65535; 9], &[3], &mut random);
+        check(engine, context, &[65535, 64, 65535], &[1], &mut random);
+    });
+}
+
+#[test]
 fn every_count_of_equal_packets() {
     with_context(|engine, context| {
         let mut random = Random(3);
@@ -168,6 +187,31 @@ fn every_single_bit_of_a_batch_counts() {
                 let valid: Vec<bool> = packets.iter().map(|packet| packet.valid).collect();
                 let expected: Vec<bool> = (0..4).map(|i| i != index).collect();
                 assert_eq!(valid, expected, "{}, bit {bit}", engine.name);
+            }
+        }
+    });
+}
+
+#[test]
+fn every_bit_of_every_tag_counts_in_every_lane() {
+    with_context(|engine, context| {
+        for lens in [
+            [40; 17],
+            core::array::from_fn(|i| if i == 3 { 900 } else { i }),
+        ] {
+            let (_, packets, sealed) = batch(&lens, &mut Random(7));
+            for index in 0..packets.len() {
+                for bit in 0..8 * TAG_LEN {
+                    let (mut buf, mut packets) = (sealed.clone(), packets.clone());
+                    buf[packets[index].text_end() + bit / 8] ^= 1 << (bit % 8);
+                    (engine.open)(context, &mut buf, &mut packets);
+                    for (i, packet) in packets.iter().enumerate() {
+                        let whole = packet.at..packet.text_end();
+                        assert_eq!(packet.valid, i != index, "{}, bit {bit}", engine.name);
+                        let same = buf[whole.clone()] == sealed[whole];
+                        assert_eq!(same, i == index || lens[i] == 0, "{}", engine.name);
+                    }
+                }
             }
         }
     });
@@ -234,6 +278,9 @@ fn the_start_up_test_accepts_what_is_right_and_refuses_what_is_not() {
             Portable.store(state, blocks);
             blocks[6][31] ^= 1;
         }
+    }
+
+    impl crate::engine::Engine for Broken {
         fn seal(self, context: &Context<'_>, buf: &mut [u8], packets: &[Packet]) {
             crate::batch::seal(self, context, buf, packets);
         }
