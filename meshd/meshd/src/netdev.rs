@@ -19,11 +19,6 @@ use crate::reload::{Put, Route};
 /// How the kernel says that IPv6 is turned off on a link (net/ipv6/addrconf.c, route.c).
 const IPV6_OFF: [i32; 3] = [libc::EACCES, libc::EOPNOTSUPP, libc::EAFNOSUPPORT];
 
-/// Packets that a TUN's queue holds (drivers/net/tun.c, TUN_READQ_SIZE).
-const QUEUE: u32 = 500;
-/// The same during a handover: a tenth of a second of 50,000 packets a second, merged ones counted once.
-const PATIENT_QUEUE: u32 = 5000;
-
 /// Our link.
 pub struct NetDev {
     netlink: Netlink,
@@ -151,17 +146,6 @@ impl NetDev {
     /// Sets the MTU.
     pub fn set_mtu(&self, mtu: u16) -> Result<()> {
         self.netlink.set_mtu(self.index, u32::from(mtu))
-    }
-
-    /// Lets more than usual wait in the link while nobody reads it, or not any more.
-    pub fn set_patient(&self, patient: bool) -> Result<()> {
-        let packets = if patient { PATIENT_QUEUE } else { QUEUE };
-        match self.link()? {
-            Some(link) if link.queue_len != packets => {
-                self.netlink.set_queue_len(self.index, packets)
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Sets the link up or down.

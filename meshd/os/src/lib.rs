@@ -17,6 +17,7 @@ pub mod events;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod keeper;
+pub mod memory;
 pub mod namespace;
 pub mod netlink;
 pub mod nft;

@@ -9,6 +9,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddr
 use core::sync::atomic::{fence, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::kept::Mirror;
+
 /// A peer's outer address, and the local address and interface that its packets came in on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
@@ -42,7 +44,7 @@ impl Endpoint {
         Self::new(self.remote)
     }
 
-    fn pack(self) -> [u64; WORDS] {
+    pub(crate) fn pack(self) -> [u64; WORDS] {
         let (family, ip, flow, scope) = match self.remote {
             SocketAddr::V4(v4) => (4, u128::from(v4.ip().to_bits()), 0, 0),
             SocketAddr::V6(v6) => (6, v6.ip().to_bits(), v6.flowinfo(), v6.scope_id()),
@@ -68,7 +70,7 @@ impl Endpoint {
         [tag, ip_high, ip_low, flow_scope, local_high, local_low]
     }
 
-    fn unpack(words: [u64; WORDS]) -> Option<Self> {
+    pub(crate) fn unpack(words: [u64; WORDS]) -> Option<Self> {
         let [tag, ip_high, ip_low, flow_scope, local_high, local_low] = words;
         let port = (tag >> 16) as u16;
         let ip = u128::from(ip_high) << 64 | u128::from(ip_low);
@@ -100,7 +102,9 @@ const fn halves(bits: u128) -> [u64; 2] {
     [(bits >> 64) as u64, bits as u64]
 }
 
-const WORDS: usize = 6;
+/// Words of a packed endpoint.
+pub(crate) const PACKED: usize = 6;
+use PACKED as WORDS;
 
 /// An `Option<Endpoint>` that is read without a lock. See the file's head.
 #[derive(Debug, Default)]
@@ -108,9 +112,19 @@ pub struct EndpointCell {
     version: AtomicU64,
     words: [AtomicU64; WORDS],
     writer: Mutex<()>,
+    /// A copy that outlives the process.
+    mirror: Option<Mirror>,
 }
 
 impl EndpointCell {
+    /// An empty cell whose changes are also written to `mirror`.
+    pub(crate) fn mirrored(mirror: Option<Mirror>) -> Self {
+        Self {
+            mirror,
+            ..Self::default()
+        }
+    }
+
     /// The endpoint of this moment; `None` if the peer has none yet.
     pub fn get(&self) -> Option<Endpoint> {
         loop {
@@ -164,6 +178,9 @@ impl EndpointCell {
         }
         self.version
             .store(version.wrapping_add(2), Ordering::Release);
+        if let Some(mirror) = self.mirror {
+            mirror.set(words);
+        }
     }
 }
 

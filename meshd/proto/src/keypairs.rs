@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use crate::kept::Role;
 use crate::session::Session;
 use crate::time::Time;
 
@@ -25,6 +26,40 @@ pub(crate) struct Keypairs {
 pub(crate) type Dropped = Vec<Arc<Session>>;
 
 impl Keypairs {
+    /// Puts the sessions of a predecessor back; two for one part can't be.
+    pub fn restore(&mut self, role: Role, session: Arc<Session>) -> bool {
+        let part = match role {
+            Role::Current => &mut self.current,
+            Role::Previous => &mut self.previous,
+            Role::Next => &mut self.next,
+            Role::Dropped => return false,
+        };
+        let vacant = part.is_none();
+        if vacant {
+            *part = Some(session);
+        }
+        vacant
+    }
+
+    /// All sessions, each with what it is.
+    pub fn iter(&self) -> impl Iterator<Item = (Role, &Arc<Session>)> {
+        let parts = [
+            (Role::Current, &self.current),
+            (Role::Previous, &self.previous),
+            (Role::Next, &self.next),
+        ];
+        parts
+            .into_iter()
+            .filter_map(|(role, part)| Some((role, part.as_ref()?)))
+    }
+
+    /// Writes down what each session is now, where they are kept.
+    pub fn keep(&self) {
+        for (role, session) in self.iter() {
+            session.keep_as(role);
+        }
+    }
+
     /// Takes a new session in (kernel noise.c `add_new_keypair`).
     pub fn install(&mut self, session: Arc<Session>) -> Dropped {
         let mut dropped = Dropped::new();

@@ -182,6 +182,9 @@ impl Receiver {
                 };
                 batch.opened.push(Opened { at, len, verdict });
             }
+            if authentic {
+                self.session.keep_top(&replay);
+            }
         }
         if authentic {
             self.note(table, now, from, bytes, data)

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use crate::endpoint::{Endpoint, EndpointCell};
+use crate::kept::Place;
 use crate::messages::MAX_STAGED_PACKETS;
 use crate::time::Time;
 use crate::wake::{Bell, Mark, Wake};
@@ -35,6 +36,8 @@ pub struct Peer {
     /// Set while the control thread works on a new session by itself, so that nobody need ask for one.
     pub(crate) handshaking: AtomicBool,
     staged: Mutex<Staged>,
+    /// Where it is kept beyond this process.
+    pub(crate) place: Option<Place>,
     pub(crate) tx: Transmit,
     pub(crate) rx: Receive,
 }
@@ -72,11 +75,12 @@ struct Staged {
 }
 
 impl Peer {
-    pub(crate) fn new(slot: u32, bell: Arc<Bell>) -> Self {
+    pub(crate) fn new(slot: u32, bell: Arc<Bell>, place: Option<Place>) -> Self {
         Self {
             slot,
             bell,
-            endpoint: EndpointCell::default(),
+            endpoint: EndpointCell::mirrored(place.as_ref().map(Place::mirror)),
+            place,
             signals: AtomicU8::new(0),
             handshaking: AtomicBool::new(false),
             staged: Mutex::default(),
@@ -228,7 +232,7 @@ mod tests {
 
     fn peer() -> (Arc<Bell>, Peer) {
         let bell = Arc::new(Bell::default());
-        (bell.clone(), Peer::new(3, bell))
+        (bell.clone(), Peer::new(3, bell, None))
     }
 
     #[test]

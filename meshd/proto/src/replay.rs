@@ -4,10 +4,12 @@
 //! so no bit is ever shifted. One word more than the window is kept, because the newest word is only partly in use:
 //! exactly the last 8192 counters are remembered. Counters are judged only after the packet was authenticated.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use crate::messages::{REJECT_AFTER_MESSAGES, WINDOW};
 
 const WORD_BITS: u64 = 64;
-const RING_WORDS: u64 = WINDOW / WORD_BITS + 1;
+pub(crate) const RING_WORDS: u64 = WINDOW / WORD_BITS + 1;
 
 /// The window of one session.
 #[derive(Debug)]
@@ -43,6 +45,46 @@ impl Replay {
         let new = *word & bit == 0;
         *word |= bit;
         new
+    }
+
+    /// One above the greatest counter seen.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// A window in which everything below `next` counts as seen.
+    pub fn all_seen(next: u64) -> Self {
+        Self {
+            next,
+            ring: Box::new([u64::MAX; RING_WORDS as usize]),
+        }
+        .cut()
+    }
+
+    /// The window that [`Replay::save`] has saved, whose top was `next`.
+    pub fn load(next: u64, words: &[AtomicU64]) -> Self {
+        let mut replay = Self {
+            next,
+            ..Self::default()
+        };
+        for (to, from) in replay.ring.iter_mut().zip(words) {
+            *to = from.load(Ordering::SeqCst);
+        }
+        replay
+    }
+
+    /// Writes the window to [`RING_WORDS`] words.
+    pub fn save(&self, words: &[AtomicU64]) {
+        for (to, from) in words.iter().zip(self.ring.iter()) {
+            to.store(*from, Ordering::SeqCst);
+        }
+    }
+
+    /// Nothing from `next` on counts as seen, though its word is in the ring already.
+    fn cut(mut self) -> Self {
+        let word = &mut self.ring[(self.next / WORD_BITS % RING_WORDS) as usize];
+        *word = (1 << (self.next % WORD_BITS)) - 1;
+        self
     }
 
     /// Makes `counter` the newest: clears every word entered since the last newest one.
@@ -98,6 +140,35 @@ mod tests {
         assert!(replay.accept(8192));
         assert!(replay.accept(1), "8191 behind the newest");
         assert!(!replay.accept(0), "8192 behind the newest: one too old");
+    }
+
+    #[test]
+    fn after_a_crash_everything_below_the_top_was_seen_and_nothing_above() {
+        for next in [0, 1, 63, 64, 65, 8191, 8192, 8255, 1 << 40] {
+            let mut replay = Replay::all_seen(next);
+            for back in 1..=next.min(9000) {
+                assert!(!replay.accept(next - back), "{back} below {next}");
+            }
+            for ahead in 0..200 {
+                assert!(replay.accept(next + ahead), "{ahead} above {next}");
+                assert!(!replay.accept(next + ahead));
+            }
+            assert!(Replay::all_seen(next).accept(next + 20_000));
+        }
+    }
+
+    #[test]
+    fn a_saved_window_goes_on_as_it_was() {
+        let words: Vec<AtomicU64> = (0..RING_WORDS).map(|_| AtomicU64::new(7)).collect();
+        let mut replay = Replay::default();
+        for counter in (0..20_000).filter(|counter| counter % 3 != 0) {
+            replay.accept(counter);
+        }
+        replay.save(&words);
+        let mut again = Replay::load(replay.next(), &words);
+        for counter in 0..30_000 {
+            assert_eq!(again.accept(counter), replay.accept(counter), "{counter}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use meshd_aead::Key;
 
 use crate::handshake::SessionKeys;
+use crate::kept::{Cell, Fixed, Kept, Role};
 use crate::messages::{self, DATA_HEADER, DATA_OVERHEAD};
 use crate::messages::{
     KEEPALIVE_TIMEOUT, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES,
@@ -25,8 +26,11 @@ pub struct Session {
     born: Time,
     sending: Key,
     receiving: Key,
-    /// The next counter to send with. Counters are taken before they are used, and never given back.
-    counter: AtomicU64,
+    /// The next counter to send with, unless the session is kept: then it is the cell's. Counters are taken before they are
+    /// used, and never given back.
+    own_counter: AtomicU64,
+    /// Where it is kept beyond this process, and the place of its peer there.
+    kept: Option<(Cell, usize)>,
     pub(crate) replay: Mutex<Replay>,
     /// As responder: whether the initiator has used it, which shows that it got our response.
     pub(crate) confirmed: AtomicBool,
@@ -48,10 +52,89 @@ impl Session {
             born,
             sending: Key::new(&keys.send),
             receiving: Key::new(&keys.receive),
-            counter: AtomicU64::new(0),
+            own_counter: AtomicU64::new(0),
+            kept: None,
             replay: Mutex::default(),
             confirmed: AtomicBool::new(initiator),
             sendable: AtomicBool::new(true),
+        }
+    }
+
+    /// The same, kept in `cell` for the peer in `place` from now on.
+    pub(crate) fn kept_in(mut self, cell: Cell, place: usize, keys: &SessionKeys) -> Self {
+        cell.fill(&self.fixed(Role::Next, place), keys);
+        self.kept = Some((cell, place));
+        self
+    }
+
+    /// A session that a predecessor of this process has left. What may have been received by it counts as received.
+    pub(crate) fn restore(kept: Kept) -> Self {
+        let Kept { fixed, keys, cell } = kept;
+        let top = cell.top().load(Ordering::SeqCst);
+        let replay = if cell.is_exact() {
+            Replay::load(top, cell.ring())
+        } else {
+            Replay::all_seen(top)
+        };
+        let indices = (fixed.local_index, fixed.remote_index);
+        let session = Self::new(&keys, indices, fixed.initiator, fixed.born);
+        // Whatever came under it has confirmed it.
+        let confirmed = fixed.confirmed || top > 0;
+        session.confirmed.store(confirmed, Ordering::SeqCst);
+        session.sendable.store(fixed.sendable, Ordering::SeqCst);
+        Self {
+            replay: Mutex::new(replay),
+            kept: Some((cell, fixed.place)),
+            ..session
+        }
+    }
+
+    fn fixed(&self, role: Role, place: usize) -> Fixed {
+        Fixed {
+            role,
+            initiator: self.initiator,
+            sendable: self.sendable.load(Ordering::SeqCst),
+            confirmed: self.confirmed.load(Ordering::SeqCst),
+            place,
+            local_index: self.local_index,
+            remote_index: self.remote_index,
+            born: self.born,
+        }
+    }
+
+    /// Writes down what the session is to its peer now; for the control thread.
+    pub(crate) fn keep_as(&self, role: Role) {
+        if let Some((cell, place)) = &self.kept {
+            cell.update(&self.fixed(role, *place));
+        }
+    }
+
+    /// Writes the replay window down, for an orderly end. Nothing may be received any more.
+    pub(crate) fn keep_window(&self) {
+        if let Some((cell, _)) = &self.kept {
+            let replay = self
+                .replay
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
+            cell.top().store(replay.next(), Ordering::SeqCst);
+            replay.save(cell.ring());
+        }
+    }
+
+    /// Writes down how far packets were received; before they are delivered.
+    #[inline]
+    pub(crate) fn keep_top(&self, replay: &Replay) {
+        if let Some((cell, _)) = &self.kept {
+            cell.top().store(replay.next(), Ordering::Release);
+        }
+    }
+
+    /// The counter to send with.
+    #[inline]
+    fn next_counter(&self) -> &AtomicU64 {
+        match &self.kept {
+            Some((cell, _)) => cell.counter(),
+            None => &self.own_counter,
         }
     }
 
@@ -73,7 +156,7 @@ impl Session {
     pub(crate) fn can_send(&self, now: Time) -> bool {
         self.sendable.load(Ordering::Relaxed)
             && !self.born.expired(now, REJECT_AFTER_TIME)
-            && self.counter.load(Ordering::Relaxed) < REJECT_AFTER_MESSAGES
+            && self.next_counter().load(Ordering::Relaxed) < REJECT_AFTER_MESSAGES
     }
 
     /// Whether packets may be opened at this moment.
@@ -90,7 +173,7 @@ impl Session {
     /// Whether a sender should ask for a new session (kernel send.c `keep_key_fresh`).
     #[inline]
     pub(crate) fn wants_rekey(&self, now: Time) -> bool {
-        self.counter.load(Ordering::Relaxed) > REKEY_AFTER_MESSAGES
+        self.next_counter().load(Ordering::Relaxed) > REKEY_AFTER_MESSAGES
             || self.initiator && self.born.expired(now, REKEY_AFTER_TIME)
     }
 
@@ -115,7 +198,7 @@ impl Session {
         {
             return false;
         }
-        let first = self.counter.fetch_add(count, Ordering::Relaxed);
+        let first = self.next_counter().fetch_add(count, Ordering::Relaxed);
         // Several threads may pass the look above at once; the limit lies 8192 below the end of the numbers, so
         // none of them can wrap around.
         if first > REJECT_AFTER_MESSAGES - count {
@@ -134,11 +217,11 @@ impl Session {
 
     #[cfg(test)]
     pub(crate) fn set_counter(&self, counter: u64) {
-        self.counter.store(counter, Ordering::Relaxed);
+        self.next_counter().store(counter, Ordering::Relaxed);
     }
 
     /// The next counter to send with.
     pub fn counter(&self) -> u64 {
-        self.counter.load(Ordering::Relaxed)
+        self.next_counter().load(Ordering::Relaxed)
     }
 }

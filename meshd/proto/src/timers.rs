@@ -50,6 +50,11 @@ impl Timers {
             .is_some_and(|deadlines| deadlines[timer as usize].is_some())
     }
 
+    /// When a timer is due; `None` if it isn't set.
+    pub fn deadline(&self, slot: u32, timer: Timer) -> Option<Time> {
+        self.deadlines.get(slot as usize)?[timer as usize]
+    }
+
     /// Unsets a timer.
     pub fn cancel(&mut self, slot: u32, timer: Timer) {
         let entry = self.deadlines.get_mut(slot as usize);

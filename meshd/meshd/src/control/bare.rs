@@ -9,7 +9,7 @@ use meshd_proto::Tai64n;
 pub fn run(name: &str) -> Outcome {
     let fail = |error| failure(name, error);
     let mut engine = Engine::new().map_err(fail)?;
-    let mut interface = Interface::create(name, Tai64n::ZERO, &engine.store)?;
+    let mut interface = Interface::create(name, Tai64n::ZERO, &engine.store, None)?;
     interface.start(&mut engine.world)?;
     engine.install(interface).map_err(fail)?;
     engine.serve_uapi(name).map_err(fail)?;

@@ -18,6 +18,7 @@ use meshd_proto::{uapi, Event, Tai64n, Time};
 
 use super::conversation::Conversation;
 use super::interface::Interface;
+use super::memory::Keeping;
 use super::store::{self, Store};
 use super::world::{self, World};
 use crate::packet::ProbeArrival;
@@ -83,6 +84,8 @@ pub struct Engine {
     pub interface: Option<Interface>,
     /// What outlives this process.
     pub store: Rc<Store>,
+    /// The part of it that holds sessions.
+    pub keeping: Keeping,
     uapi: Option<Listener>,
     conversations: BTreeMap<u64, Conversation>,
     next_token: u64,
@@ -103,6 +106,8 @@ impl Engine {
         poller.add(&alarm, ALARM)?;
         poller.add(&signals, SIGNALS)?;
         poller.add(&link_events, LINKS)?;
+        let store = Rc::new(Store::open()?);
+        let keeping = Keeping::open(&store, world::now());
         Ok(Self {
             poller,
             alarm,
@@ -110,7 +115,8 @@ impl Engine {
             link_events,
             world: World::new(),
             interface: None,
-            store: Rc::new(Store::open()?),
+            store,
+            keeping,
             uapi: None,
             conversations: BTreeMap::new(),
             next_token: FIRST_CONVERSATION,
@@ -167,6 +173,9 @@ impl Engine {
         if let Some(interface) = self.interface.take() {
             interface.close();
         }
+        if let Some(sessions) = &self.keeping.sessions {
+            sessions.wipe();
+        }
         // Copies of the same: the link lives as long as one of its queues is open.
         self.store.forget(store::TUN);
         self.store.forget(store::UDP);
@@ -181,6 +190,9 @@ impl Engine {
         // Handshakes that the threads have brought in are answered, for nobody else knows of them.
         self.attend();
         self.flush();
+        if let Some(interface) = &self.interface {
+            interface.device.leave();
+        }
         self.uapi = None;
     }
 

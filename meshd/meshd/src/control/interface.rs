@@ -8,11 +8,12 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use meshd_os::tun::{Tun, TunError};
 use meshd_proto::uapi::{self, Operation, PeerOperation, Request};
 use meshd_proto::{
-    Cidr as Network, Device, Endpoint as Place, PresharedKey, PrivateKey, PublicKey, Tai64n,
+    Cidr as Network, Device, Endpoint as Place, Memory, PresharedKey, PrivateKey, PublicKey, Tai64n,
 };
 
 use zeroize::Zeroizing;
@@ -44,6 +45,7 @@ pub struct Interface {
     pub routes_in: Vec<u32>,
     /// The link was there before this process, with its addresses and routes.
     pub adopted: bool,
+    started: bool,
     mtu: u16,
     relay: bool,
     forward: BTreeSet<Cidr>,
@@ -52,7 +54,12 @@ pub struct Interface {
 impl Interface {
     /// Takes over the link and the sockets of a predecessor; else makes the link, still down, and a socket on a port of the
     /// kernel's choice. No packet is moved before [`Interface::start`].
-    pub fn create(name: &str, high_water: Tai64n, store: &Rc<Store>) -> Result<Self, Failure> {
+    pub fn create(
+        name: &str,
+        high_water: Tai64n,
+        store: &Rc<Store>,
+        sessions: Option<Arc<Memory>>,
+    ) -> Result<Self, Failure> {
         let fail = |error| failure(name, error);
         let switches = Switches::from_env();
         let former = inherit(name, store, &switches);
@@ -70,7 +77,10 @@ impl Interface {
         }
         sockets.keep(store);
         let at = (sockets.port(), sockets.mark);
-        let device = Device::new(high_water);
+        let mut device = Device::new(high_water);
+        if let Some(sessions) = sessions {
+            device.keep_in(sessions);
+        }
         let plane = Plane::new(queues, sockets.pairs, device.reader(), switches).map_err(fail)?;
         let mut interface = Self {
             name: name.to_owned(),
@@ -81,6 +91,7 @@ impl Interface {
             found_mtu: None,
             routes_in: Vec::new(),
             adopted,
+            started: false,
             mtu: 0,
             relay: false,
             forward: BTreeSet::new(),
@@ -95,24 +106,31 @@ impl Interface {
         Ok(interface)
     }
 
-    /// Lets packets flow. Of an adopted link that is up the protocol core hears now, when its peers are known.
+    /// Lets packets flow. Of an adopted link that is up the protocol core hears now, when its peers are known and have their
+    /// sessions back.
     pub fn start(&mut self, world: &mut World) -> Result<(), Failure> {
         let fail = |error| failure(&self.name, error);
+        if self.started {
+            return Ok(());
+        }
+        self.started = true;
+        let sessions = self.device.restore(&mut world.context());
         if std::mem::take(&mut self.adopted) {
             let link = self.net.link().map_err(fail)?;
-            let up = link.is_some_and(|link| link.up);
-            self.device.set_link(&mut world.context(), up);
-            self.net.set_patient(false).map_err(fail)?;
+            self.device.set_link(&mut world.context(), true);
+            if !link.is_some_and(|link| link.up) {
+                self.device.set_link(&mut world.context(), false);
+            }
+            let name = &self.name;
+            eprintln!("meshd: {name}: going on with the interface and {sessions} sessions");
         }
         self.outer.plane.start().map_err(fail)
     }
 
     /// Ends this process's part of it and leaves the rest, kept in the store, to a successor.
     pub fn leave(&mut self) {
-        // What comes until then waits in the link and the sockets.
-        if let Err(error) = self.net.set_patient(true) {
-            eprintln!("meshd: warning: {}: {error}", self.name);
-        }
+        // What comes until then waits in the link's queue and in the sockets. The queue stays as long as it is: to change it the
+        // kernel takes the link's qdisc away for a moment (dev_qdisc_change_tx_queue_len), which loses packets.
         self.outer.plane.make_room();
         self.outer.plane.halt();
     }

@@ -118,7 +118,12 @@ fn start(engine: &mut Engine) -> Result<(), Failure> {
 }
 
 fn create(engine: &mut Engine, name: &str, conf: &Conf) -> Result<(), Failure> {
-    let mut interface = Interface::create(name, engine.labels(), &engine.store)?;
+    let mut interface = Interface::create(
+        name,
+        engine.labels(),
+        &engine.store,
+        engine.keeping.sessions.clone(),
+    )?;
     // On a closed host it takes the mark to find the way to a peer, and with it the MTU.
     interface
         .outer

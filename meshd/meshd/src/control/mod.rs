@@ -10,6 +10,7 @@ mod links;
 mod live;
 mod loaded;
 mod lookups;
+mod memory;
 pub mod mesh;
 mod names;
 mod outer;

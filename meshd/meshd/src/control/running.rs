@@ -100,6 +100,7 @@ impl Mesh {
     fn notes(&self) -> Vec<String> {
         let mut notes = self.trouble.clone();
         notes.extend(self.guard.note());
+        notes.extend(self.engine.keeping.note());
         if self
             .engine
             .interface

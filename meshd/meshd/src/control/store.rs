@@ -20,6 +20,9 @@ pub const TUN: &str = "tun-";
 /// Names of the sockets start so.
 pub const UDP: &str = "udp";
 
+/// The memory of sessions.
+pub const MEMORY: &str = "memory";
+
 /// How long a keeper may take to do what it was told.
 const PATIENCE: Duration = Duration::from_secs(1);
 

@@ -5,6 +5,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 pub mod flow;
+pub mod supervised;
 pub mod wireguard_go;
 
 use std::io::{BufRead, BufReader, Write};

@@ -78,7 +78,8 @@ impl Device {
             return Upsert::Full;
         }
         let slot = self.free_slots.pop().unwrap_or(self.peers.len() as u32);
-        let shared = Peer::new(slot, Arc::clone(&self.bell));
+        let place = self.memory.as_ref().and_then(|memory| memory.place(key));
+        let shared = Peer::new(slot, Arc::clone(&self.bell), place);
         let peer = PeerState::new(*key, shared, self.next_serial);
         self.next_serial += 1;
         match self.peers.get_mut(slot as usize) {
@@ -150,9 +151,17 @@ impl Device {
         let slot = self.slot(key)?;
         if let Some(peer) = self.state_mut(slot) {
             peer.configured_endpoint = endpoint.map(|endpoint| endpoint.remote);
+            let place = peer.shared.place.as_ref();
+            // What a predecessor has learned is better than what was configured even then.
+            let learned = peer.inherited && place.is_some_and(|place| place.agrees(endpoint));
+            if let Some(place) = place {
+                place.set_configured(endpoint);
+            }
             let known = peer.shared.endpoint();
             // A sticky source learned for this very address is still right.
-            if known.map(|known| known.remote) != endpoint.map(|new| new.remote) {
+            let same = known.map(|known| known.remote) == endpoint.map(|new| new.remote);
+            let stays = same || learned && known.is_some();
+            if !stays {
                 peer.shared.endpoint.set(endpoint);
             }
         }

@@ -15,7 +15,6 @@ use crate::handshake::{Introduced, Pending, Proven};
 use crate::messages::{self, CookieReply, Handshake, Initiation, Response};
 use crate::messages::{INITIATIONS_PER_SECOND, REKEY_TIMEOUT};
 use crate::outputs::{Datagram, Event};
-use crate::session::Session;
 use crate::status::Trouble;
 use crate::time::Time;
 use crate::timers::Timer;
@@ -222,6 +221,7 @@ impl Device {
         }
         peer.latest_timestamp = proven.timestamp;
         peer.last_initiation_consumed = Some(ctx.now);
+        self.keep_times(slot);
         self.respond(slot, ctx, proven, message, from, (own, theirs));
     }
 
@@ -271,7 +271,8 @@ impl Device {
         if unused_answers >= SUSPICIOUS_ANSWERS {
             self.trouble(slot, now, Trouble::AnswerUnused(unused_answers));
         }
-        self.install(slot, Session::new(&keys, indices, false, now), now);
+        let session = self.new_session(slot, &keys, indices, false, now);
+        self.install(slot, session, now);
         self.arm_persistent(slot, now);
         ctx.out.datagrams.push(Datagram {
             to: from,
@@ -314,11 +315,9 @@ impl Device {
         });
         peer.shared.endpoint.set(Some(from));
         let _ = peer.shared.received(now, messages::RESPONSE_LEN, false);
-        self.install(
-            slot,
-            Session::new(&keys, (message.receiver, message.sender), true, now),
-            now,
-        );
+        let indices = (message.receiver, message.sender);
+        let session = self.new_session(slot, &keys, indices, true, now);
+        self.install(slot, session, now);
         self.complete(slot, ctx);
         // The responder may not send before it has heard from us (kernel `wg_packet_send_keepalive`).
         self.send_keepalive(slot, ctx);
@@ -350,6 +349,7 @@ impl Device {
         peer.last_handshake = Some((ctx.wall, ctx.now));
         peer.shared.rx.last_minute.store(false, Ordering::Relaxed);
         let moving = peer.moving;
+        self.keep_times(slot);
         self.arm_persistent(slot, ctx.now);
         self.event(slot, ctx, Event::Established);
         if moving {

@@ -9,10 +9,11 @@
 //! [`crate::Outputs::datagrams`]. When nothing happens there is no deadline and the thread sleeps for good.
 //!
 //! Files: `config.rs` what the user sets; `handshaking.rs` messages 1, 2 and cookies; `rotation.rs` which of two keys;
-//! `timing.rs` what follows from time and from the packet threads' signals.
+//! `timing.rs` what follows from time and from the packet threads' signals; `keeping.rs` what outlives the process.
 
 mod config;
 mod handshaking;
+mod keeping;
 mod rotation;
 #[cfg(any(test, feature = "fuzzing"))]
 mod sound;
@@ -29,6 +30,7 @@ use core::time::Duration;
 
 use crate::allowed_ips::{AllowedIps, Cidr};
 use crate::crypto::{self, Random};
+use crate::kept::{Memory, Place, Role};
 use crate::keypairs::{Dropped, Keypairs};
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 use crate::limiter::Limiter;
@@ -74,6 +76,10 @@ pub struct Device {
     table: Table,
     published: Arc<Published>,
     changed: Changed,
+    /// What outlives the process.
+    memory: Option<Arc<Memory>>,
+    /// What a predecessor has left was taken up, or there was nothing.
+    restored: bool,
 }
 
 /// What must be published.
@@ -121,11 +127,19 @@ struct PeerState {
     unused_answers: u32,
     last_handshake: Option<(WallTime, Time)>,
     trouble: Option<Trouble>,
+    /// A predecessor's, whose sessions and endpoint are still to be taken up.
+    inherited: bool,
 }
 
 impl PeerState {
     fn new(key: PublicKey, shared: Peer, serial: u64) -> Self {
+        let former = shared.place.as_ref().filter(|place| place.known);
+        let inherited = former.is_some();
+        if let Some(endpoint) = former.and_then(Place::endpoint) {
+            shared.endpoint.set(Some(endpoint));
+        }
         Self {
+            inherited,
             shared: Arc::new(shared),
             serial,
             remotes: vec![Remote::new(key)],
@@ -200,6 +214,8 @@ impl Device {
             table: Table::default(),
             published: Arc::default(),
             changed: Changed::default(),
+            memory: None,
+            restored: false,
         }
     }
 
@@ -317,6 +333,7 @@ impl Device {
         };
         let index = session.local_index();
         let dropped = peer.keypairs.install(session);
+        peer.keypairs.keep();
         self.indices.insert(index, slot);
         self.table.add_receiver(index, receiver);
         self.forget(dropped);
@@ -328,6 +345,7 @@ impl Device {
     /// Forgets the indices of sessions that are no longer held.
     fn forget(&mut self, dropped: Dropped) {
         for session in dropped {
+            session.keep_as(Role::Dropped);
             self.indices.remove(&session.local_index());
             self.table.remove_receiver(session.local_index());
             self.changed.table = true;

@@ -173,6 +173,9 @@ impl Device {
             self.owns.push(own);
         }
         let ours: Vec<PublicKey> = self.owns.iter().map(|own| own.identity.public).collect();
+        if self.restored {
+            self.keep_identity();
+        }
         self.transaction(|device| {
             for public in &ours {
                 device.remove_peer(public);
@@ -186,6 +189,7 @@ impl Device {
                 }
                 if !in_common {
                     peer.keypairs.expire();
+                    peer.keypairs.keep();
                 }
                 peer.moving |= in_common;
                 let begun = peer.pending.as_ref();
@@ -243,6 +247,9 @@ impl Device {
             }
             if let Some(peer) = device.state_mut(slot) {
                 peer.moving = true;
+                if let Some(place) = &peer.shared.place {
+                    place.set_key(current);
+                }
             }
         });
         Ok(())

@@ -276,6 +276,9 @@ impl Device {
         if let Some(answered) = peer.answered.take() {
             peer.proof = Some(answered);
         }
+        if let Some(peer) = self.state(slot) {
+            peer.keypairs.keep();
+        }
         self.forget(dropped);
         self.reroute(slot);
         self.complete(slot, ctx);

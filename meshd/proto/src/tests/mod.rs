@@ -66,8 +66,8 @@ pub(crate) struct Node {
     pub key: PublicKey,
     pub private: PrivateKey,
     pub address: SocketAddr,
-    reader: Reader,
-    dice: Dice,
+    pub reader: Reader,
+    pub dice: Dice,
     /// What this host's clock is ahead of the world's.
     pub wall_offset: i64,
     /// Inner packets that came out of the tunnel, with the key of their peer.
@@ -274,7 +274,7 @@ impl World {
         }
     }
 
-    fn send_out(&mut self, node: usize, out: Outputs) {
+    pub fn send_out(&mut self, node: usize, out: Outputs) {
         self.nodes[node].events.extend(out.events);
         for datagram in out.datagrams {
             self.put(node, datagram.to.remote, datagram.bytes);
