@@ -30,7 +30,7 @@ def lab(context: click.Context, /) -> int:
 @options.as_json
 @click.pass_obj
 def lab_up(screen: Screen, /, file: Path | None, as_json: bool) -> int:
-    """Make the hosts of the file on this machine.
+    """Make the hosts of the file on this machine; those that a lab which is up lacks are added to it.
 
     \b
     meshctl lab up examples/three-servers/mesh.yaml

@@ -142,7 +142,7 @@ def resolve(
         )
         for name, host in sorted(spec.hosts.items())
     }
-    findings = _findings(shape, live, reach)
+    findings = (*_no_paths(shape, live, reach), *_lans_of_ipv6(spec))
     mesh = Mesh(spec.mesh, allotted.networks, hosts, live, reach, before.psk_epoch, findings)
     return mesh, _next_lock(mesh, before, allotted)
 
@@ -303,7 +303,7 @@ def _peers(
     )
 
 
-def _findings(shape: Topology, live: tuple[Pair, ...], reach: Mapping[Pair, str | None]) -> tuple[Finding, ...]:
+def _no_paths(shape: Topology, live: tuple[Pair, ...], reach: Mapping[Pair, str | None]) -> tuple[Finding, ...]:
     """A link that neither end can open and that no hub stands in for is no path."""
     return tuple(
         Finding(
@@ -314,6 +314,24 @@ def _findings(shape: Topology, live: tuple[Pair, ...], reach: Mapping[Pair, str 
         )
         for a, b in sorted(shape.links - set(live))
         if (a, b) not in reach
+    )
+
+
+def _lans_of_ipv6(spec: Spec) -> tuple[Finding, ...]:
+    """IPv6 has no switch for one link as IPv4 has: a host forwards for all links, and is a router to its neighbours
+    then (Documentation/networking/ip-sysctl.rst, conf/all/forwarding). Whether to be one is its owner's decision.
+    """
+    return tuple(
+        Finding(
+            "lan-ipv6",
+            (name,),
+            f"lan {ip.net_text(net)} of {name}: meshd turns forwarding on for IPv4 only",
+            f"if {name} is no IPv6 router yet: sysctl -w net.ipv6.conf.all.forwarding=1 there, "
+            "and before it accept_ra=2 on the link where it learns its default route",
+        )
+        for name, host in sorted(spec.hosts.items())
+        for net in host.lan
+        if net.version == 6
     )
 
 

@@ -44,7 +44,7 @@ def roads(spec: Spec) -> dict[str, Road]:
     """Enter the lab of this file; the roads to its hosts from there. Failed when it isn't up, or lacks a host."""
     addresses = lab.addresses(spec.mesh)
     if missing := sorted(set(spec.hosts) - set(addresses)):
-        hint = "meshctl lab down, then meshctl lab up: it is made from the file as it was then"
+        hint = "meshctl lab up adds what the lab lacks"
         raise Failed(f"the lab {spec.mesh} has no host {', '.join(missing)}", hint, "lab-host")
     lab.enter(spec.mesh)
     return {name: road(name, address) for name, address in addresses.items()}

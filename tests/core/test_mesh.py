@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshctl.core import mesh
+from meshctl.core import ip, mesh
 from meshctl.core.errors import Invalid
 from meshctl.core.mesh import Host, Mesh, Peer, Place
 
@@ -172,3 +172,11 @@ def test_one_key_for_two_hosts_is_refused() -> None:
     key = ring_of("a").public()["a"]
     with pytest.raises(Invalid, match="b has the public key of a"):
         mesh.resolve(spec_of(THREE), None, dict.fromkeys("abc", key), {}, {})
+
+
+def test_a_site_network_of_ipv6_says_what_it_needs() -> None:
+    made = world("mesh: m\nhosts:\n  a: root@a\n  b: {ssh: root@b, lan: [192.168.1.0/24, 'fd00:7::/64']}\n").mesh
+    (found,) = made.findings
+    assert (found.code, found.hosts) == ("lan-ipv6", ("b",))
+    assert "fd00:7::/64 of b" in found.what
+    assert any(ip.net_text(net) == "fd00:7::/64" for peer in made.hosts["a"].peers for net in peer.allowed_ips)

@@ -133,14 +133,6 @@ def test_down_of_nothing_says_so(bench: Bench) -> None:
     assert lab.down(bench.name) is False
 
 
-def test_a_second_up_is_refused_and_the_first_lab_goes_on(bench: Bench) -> None:
-    bench.up(LabHost("a"))
-    with pytest.raises(Failed) as raised:
-        lab.up(bench.name, [LabHost("b")])
-    assert raised.value.code == "lab-up"
-    assert bench.ssh("a", "hostname").stdout == "a\n"
-
-
 def test_two_labs_at_once_do_not_meet(bench: Bench) -> None:
     other = Bench(f"other-{os.getpid()}")
     try:

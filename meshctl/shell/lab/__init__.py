@@ -1,6 +1,6 @@
 """The lab: one throw-away host per host of a mesh file on this machine, joined by a simulated internet.
 
-    up(name, hosts)            build it and keep it; the addresses
+    up(name, hosts)            build it and keep it, or add hosts to it; the addresses
     addresses(name)            how to reach each host by SSH, from inside
     enter(name)                move this process into the controller's network namespace, from where SSH works
     exec_(name, host, argv)    run a command on a host without SSH; its exit status
@@ -27,7 +27,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from select import select
 from typing import IO, Any
@@ -69,16 +70,23 @@ _END_WITHIN = 30.0  # seconds for the kernel to end all processes of a lab
 
 
 def up(name: str, hosts: Sequence[LabHost], options: LabOptions | None = None) -> dict[str, LabAddress]:
-    """Build the lab and leave it running. Raises Failed when it is up already or can't be built; nothing is left."""
+    """Build the lab and leave it running, or add to one that is up the hosts that it lacks; nothing else changes.
+
+    Raises Failed when it can't be built (nothing is left then), or is up with something that is otherwise now.
+    """
     state = _state(name)
     _need_programs(hosts)
+    wish = Wish(name, tuple(hosts), options or LabOptions())
     lock = state.take()
     if lock is None:
-        raise Failed(f"lab {name} is up already", "meshctl lab down, then up again", "lab-up")
+        _add(state, wish)
+        return addresses(name)
     kept = False
     try:
         state.empty()
-        kept = _build(state, Wish(name, tuple(hosts), options or LabOptions()), lock)
+        keeper = ["meshctl.shell.lab.keeper", name, str(lock)]
+        _build(state, keeper, wish.to_json(), lambda made: _publish(state, wish, made), fds=[lock])
+        kept = True
         return addresses(name)
     finally:
         if not kept:
@@ -86,34 +94,73 @@ def up(name: str, hosts: Sequence[LabHost], options: LabOptions | None = None) -
         os.close(lock)
 
 
-def _build(state: StateDir, wish: Wish, lock: int) -> bool:
-    """True when the keeper lives on; see keeper.py for what is said between us."""
+def _add(state: StateDir, wish: Wish) -> None:
+    """The hosts of the wish that the lab lacks. Hosts that left the file stay: apply has to be able to clear them."""
+    with state.growing():
+        before, record = state.wish(), state.record()
+        if before is None or record is None:
+            raise Failed(f"lab {state.name} is just coming up", "wait until it is", "lab-up")
+        known = {host.name: host for host in before.hosts}
+        other = [host.name for host in wish.hosts if known.get(host.name, host) != host]
+        if other or replace(wish.options, hide=()) != replace(before.options, hide=()):
+            what = f"lab {state.name} is up and was made otherwise: {', '.join(other) or 'latency or loss'} changed"
+            raise Failed(what, "meshctl lab down, then up again", "lab-up")
+        new = [host for host in wish.hosts if host.name not in known]
+        if not new:
+            return
+        after = replace(before, hosts=(*before.hosts, *new))
+        there = tuple(_held(host, record["hosts"][host.name]) for host in before.hosts)
+        asked = {
+            "before": replace(before, hosts=there).to_json(),
+            "after": replace(before, hosts=(*there, *new)).to_json(),
+        }
+        joiner = ["meshctl.shell.lab.joiner", state.name]
+        try:
+            _build(state, joiner, asked, lambda made: _publish(state, after, record["hosts"] | made))
+        except Failed as error:
+            names = ", ".join(host.name for host in new)
+            what = error.what.replace("did not come up", f"goes on as it was, {names} can't be added")
+            raise Failed(what, "meshctl lab down, then up again", error.code) from None
+
+
+def _held(host: LabHost, entry: dict[str, Any]) -> LabHost:
+    """The host as it is: its addresses are names of its own now, which no other can be given."""
+    return replace(host, names=(*host.names, *filter(None, (entry["address"], entry["address6"]))))
+
+
+def _build(
+    state: StateDir,
+    program: Sequence[str],
+    asked: dict[str, Any],
+    publish: Callable[[dict[str, Any]], None],
+    fds: Sequence[int] = (),
+) -> None:
+    """Have a keeper or a joiner build; Failed when it doesn't. See keeper.py for what is said between us."""
     source = str(Path(meshctl.__file__).parent.parent)
-    with state.log.open("wb") as log:
+    with state.log.open("ab") as log:
         starter = subprocess.Popen(
-            [sys.executable, "-m", "meshctl.shell.lab.keeper", wish.name, str(lock)],
+            [sys.executable, "-m", *program],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             cwd="/",
-            pass_fds=[lock],
+            pass_fds=fds,
             start_new_session=True,  # Ctrl-C is ours to handle
         )
     assert starter.stdin is not None and starter.stdout is not None
     try:
-        starter.stdin.write(json.dumps(wish.to_json()).encode() + b"\n")
+        starter.stdin.write(json.dumps(asked).encode() + b"\n")
         starter.stdin.flush()
         answer = json.loads(starter.stdout.readline() or b"{}")
         if "hosts" not in answer:
             raise _not_built(state, answer.get("error", ""))
-        _publish(state, wish.name, answer["hosts"])
+        publish(answer["hosts"])
         starter.stdin.write(b"keep\n")
         starter.stdin.flush()
-        return True
     except BrokenPipeError:
         raise Failed(
-            f"lab {wish.name} did not come up: {_last_line(state.log) or 'its keeper was ended'}", None, "lab-build"
+            f"lab {state.name} did not come up: {_last_line(state.log) or 'its keeper was ended'}", None, "lab-build"
         ) from None
     finally:
         starter.stdin.close()
@@ -126,14 +173,16 @@ def _not_built(state: StateDir, why: str) -> Failed:
     return Failed(f"lab {state.name} did not come up: {why}", None, "lab-build")
 
 
-def _publish(state: StateDir, name: str, hosts: dict[str, Any]) -> None:
-    """lab.json, last, and the same host keys for the plain `ssh` command (sshd(8), known_hosts)."""
+def _publish(state: StateDir, wish: Wish, hosts: dict[str, Any]) -> None:
+    """What was asked for; lab.json, last, and the same host keys for the plain `ssh` command (sshd(8), known_hosts)."""
     places = {host: f"[{h['address']}]:{h['port']}" if h["port"] != SSH else h["address"] for host, h in hosts.items()}
     lines = [f"{places[host]} {key}\n" for host, h in hosts.items() for key in h["host_keys"]]
     state.write_known_hosts("".join(lines))
+    state.write_wish(wish)
+    hosts = dict(sorted(hosts.items()))
     record = {
         "schema": 1,
-        "name": name,
+        "name": wish.name,
         "controller_ns": str(state.ns / "controller"),
         "hosts": hosts,
         "identity": str(state.identity),

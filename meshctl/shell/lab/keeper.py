@@ -13,7 +13,8 @@ The keeper is started by a *starter* in the machine's own pid namespace, which e
 
 It lives in the controller's network namespace, so `/proc/KEEPER/ns/net` is the controller's.
 
-What it does not do: mount anything on the machine, restart a host, or decide where who is (plan.py does).
+What it does not do: mount anything on the machine, restart a host, add one later (joiner.py does), or decide where who
+is (plan.py does).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,7 @@ from meshctl.shell.lab import kernel
 from meshctl.shell.lab.delay import Delay, divert
 from meshctl.shell.lab.hostview import PATH, HostView, make_key
 from meshctl.shell.lab.kernel import Process
-from meshctl.shell.lab.plan import CONTROLLER, INTERNET, Place, Plan, plan
+from meshctl.shell.lab.plan import CONTROLLER, INTERNET, Lan, Line, Place, Plan, plan
 from meshctl.shell.lab.state import StateDir
 from meshctl.shell.lab.wish import LabHost, Wish
 
@@ -86,11 +87,11 @@ def _keeper(state: StateDir, wish: Wish) -> NoReturn:
         answer: dict[str, Any] = {"hosts": lab.build()}
     except Exception as error:  # whatever it is, `up` has to hear of it
         traceback.print_exc()
-        answer = {"error": _reason(error)}
+        answer = {"error": reason(error)}
     os.write(1, json.dumps(answer).encode() + b"\n")
     if "error" in answer:
         os._exit(1)
-    _let_go_of_up()
+    let_go_of_up()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans of the lab end up here; the kernel collects them
     if lab.delay is not None:
         os.nice(_DELAY_NICE)
@@ -99,14 +100,14 @@ def _keeper(state: StateDir, wish: Wish) -> NoReturn:
         signal.pause()
 
 
-def _let_go_of_up() -> None:
+def let_go_of_up() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1):
         os.dup2(null, fd)
     os.close(null)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         said = (error.stderr or b"").decode(errors="replace").strip().splitlines()
         return f"{error.cmd[0]}: {said[0] if said else f'exit {error.returncode}'}"
@@ -127,29 +128,30 @@ class Lab:
         self.state.mount_point.mkdir()
         identity = make_key(self.state.identity, f"meshctl-lab-{self.wish.name}")
         layout = plan(self.wish)
-        me = _pid_on_machine()
+        me = pid_on_machine()
 
         # The last one stays this process's own, the controller's; by descriptor too, since we go in and out of others.
         routers = layout.gateways()
         for node in (*routers, *(lan.node for lan in layout.lans), CONTROLLER):
-            self.netns[node] = f"/proc/{me}/fd/{_new_netns(router=node in routers)}"
+            self.netns[node] = f"/proc/{me}/fd/{new_netns(router=node in routers)}"
 
-        births = {host.name: self._begin(host, layout, identity) for host in self.wish.hosts}
+        births = {host.name: self.begin(host, layout, identity) for host in self.wish.hosts}
         for name, birth in births.items():
             birth.read_init()
             self.netns[name] = f"/proc/{birth.process.pid}/ns/net"
         try:
-            self._wire(layout)
+            self.wire(layout, layout.gateways(), layout.lines, layout.lans)
+            self.rule(layout.rulesets())
         finally:  # a host that gave up explains the failure better than a cable that found no end
             for birth in births.values():
                 birth.read_key()
-        self._link_namespaces()
-        _await_ssh(layout.places)
+        self.link_namespaces()
+        await_ssh(layout.places)
         if self.wish.options.latency_ms:
             self._slow_down(self.wish.options.latency_ms / 1000)
-        return {host.name: self._record(host, layout.places[host.name], births[host.name]) for host in self.wish.hosts}
+        return {host.name: self.record(host, layout.places[host.name], births[host.name]) for host in self.wish.hosts}
 
-    def _begin(self, host: LabHost, layout: Plan, identity: str) -> Birth:
+    def begin(self, host: LabHost, layout: Plan, identity: str) -> Birth:
         view = HostView(
             host=host,
             work=self.state.mount_point,
@@ -164,16 +166,18 @@ class Lab:
         os.close(say)
         return Birth(host.name, said)
 
-    def _wire(self, layout: Plan) -> None:
+    def wire(self, layout: Plan, fresh: Container[str], lines: Sequence[Line], lans: Sequence[Lan]) -> None:
+        """Lay these lines and site networks; the routers that are `fresh` get their own address with them."""
         for router, gateway in layout.gateways().items():
-            lines = [line for line in layout.lines if line.upstream == router]
-            text = "".join(line.upstream_commands(self.netns[line.node]) for line in lines)
-            with self._in(router):
-                _ip(f"link set lo up\naddr add {gateway}/32 dev lo\n{text}")
-        for line in layout.lines:
+            text = "".join(line.upstream_commands(self.netns[line.node]) for line in lines if line.upstream == router)
+            own = f"link set lo up\naddr add {gateway}/32 dev lo\n" if router in fresh else ""
+            if own or text:
+                with self._in(router):
+                    _ip(f"{own}{text}")
+        for line in lines:
             with self._in(line.node):
                 _ip(line.node_commands())
-        for lan in layout.lans:
+        for lan in lans:
             machine, host = lan.commands(self.netns[lan.host])
             with self._in(lan.node):
                 _ip(f"link set lo up\n{machine}")
@@ -181,7 +185,9 @@ class Lab:
                 _ip(host)
             with self._in(lan.node):
                 _ip(lan.default_route())
-        for router, rules in layout.rulesets().items():
+
+    def rule(self, rulesets: Mapping[str, str]) -> None:
+        for router, rules in rulesets.items():
             with self._in(router):
                 _run(["nft", "-f", "-"], rules)
 
@@ -194,12 +200,13 @@ class Lab:
     def _in(self, node: str) -> AbstractContextManager[None]:
         return kernel.inside(self.netns[node])
 
-    def _link_namespaces(self) -> None:
-        self.state.ns.mkdir()
+    def link_namespaces(self) -> None:
+        self.state.ns.mkdir(exist_ok=True)
         for node, path in self.netns.items():
-            (self.state.ns / node).symlink_to(path)
+            if not (self.state.ns / node).is_symlink():
+                (self.state.ns / node).symlink_to(path)
 
-    def _record(self, host: LabHost, place: Place, birth: Birth) -> dict[str, Any]:
+    def record(self, host: LabHost, place: Place, birth: Birth) -> dict[str, Any]:
         return {
             "address": place.address,
             "address6": place.address6,
@@ -246,24 +253,24 @@ def _host(view: HostView, say: int) -> NoReturn:
         _net_defaults()  # nothing may be started before the fork: the first process is init
         if os.fork():
             os._exit(0)
-        init = Process.of(int(_pid_on_machine()))  # told by itself: whoever looks from outside may come after its end
+        init = Process.of(int(pid_on_machine()))  # told by itself: whoever looks from outside may come after its end
         os.write(say, f"init {init.pid} {init.start}\n".encode())
         key = view.build()
-        _let_go_of_up()
+        let_go_of_up()
         os.write(say, f"key {key}\n".encode())
         view.become_init()
     except Exception as error:  # it crosses a process boundary as text
         traceback.print_exc()
-        os.write(say, f"error {_reason(error)}\n".encode())
+        os.write(say, f"error {reason(error)}\n".encode())
     os._exit(1)
 
 
-def _pid_on_machine() -> str:
+def pid_on_machine() -> str:
     """Our pid in the machine's pid namespace: that is whose /proc we still see."""
     return os.fspath(Path("/proc/self").readlink())
 
 
-def _new_netns(*, router: bool) -> int:
+def new_netns(*, router: bool) -> int:
     """A network namespace that lives as long as the returned descriptor."""
     kernel.unshare(kernel.NEW_NET)
     _net_defaults()
@@ -302,7 +309,7 @@ def _program(name: str) -> str:
     return next(path for path in (f"{directory}/{name}" for directory in PATH.split(":")) if os.access(path, os.X_OK))
 
 
-def _await_ssh(places: dict[str, Place]) -> None:
+def await_ssh(places: dict[str, Place]) -> None:
     end = time.monotonic() + _READY_WITHIN
     for name, place in places.items():
         while not _answers(place):

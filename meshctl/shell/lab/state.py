@@ -2,6 +2,8 @@
 
     lock      held (flock(2)) by `up` and then by the keeper, as long as either lives: "a lab is up"
     keeper    pid and start time of the keeper; when that process ends, the kernel ends everything in the lab
+    wish.json what was asked for, so that hosts can be added
+    growing   held while somebody adds hosts
     lab.json  docs/reference/contracts.md §9; written last, so a lab that has one is complete
     id_ed25519, id_ed25519.pub, known_hosts   the operator's key and the hosts' keys, of this lab alone
     ns/       links to the namespaces, for people with nsenter(1)
@@ -12,16 +14,18 @@ What it does not do: look into namespaces, or end processes.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from meshctl.shell.lab.kernel import Process
+from meshctl.shell.lab.wish import Wish
 
 HOME = Path("/run/meshctl-lab")
 
@@ -107,6 +111,25 @@ class StateDir:
         except FileNotFoundError:
             return None
         return record
+
+    def write_wish(self, wish: Wish) -> None:
+        self._write("wish.json", json.dumps(wish.to_json(), indent=1) + "\n")
+
+    def wish(self) -> Wish | None:
+        try:
+            return Wish.from_json(json.loads((self.path / "wish.json").read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+
+    @contextlib.contextmanager
+    def growing(self) -> Iterator[None]:
+        """One at a time adds hosts. FileNotFoundError when the lab goes at this moment."""
+        fd = os.open(self.path / "growing", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
 
     def write_known_hosts(self, text: str) -> None:
         self._write("known_hosts", text)
