@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,18 @@ from meshctl.shell import lab
 lab.up(sys.argv[1], [lab.LabHost("a"), lab.LabHost("b", behind="b"), lab.LabHost("c", user="admin")])
 print("up", flush=True)
 """
+
+# The same, which waits for its standard input to end when its hosts are built.
+HELD = f"""\
+import sys
+from meshctl.shell import lab
+publish = lab._publish
+def held(*arguments):
+    print("held", flush=True)
+    sys.stdin.read()
+    publish(*arguments)
+lab._publish = held
+{UP}"""
 
 LOOK = """\
 import subprocess, sys
@@ -184,24 +198,47 @@ def test_a_killed_up_ends_the_whole_lab(bench: Bench, after: float) -> None:
     assert not StateDir(bench.name).path.exists()
 
 
+@contextmanager
+def held(name: str) -> Iterator[subprocess.Popen[bytes]]:
+    """An `up` that has built its hosts, and waits."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HELD, name],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as up:  # fmt: skip
+        try:
+            assert up.stdout is not None
+            assert up.stdout.readline() == b"held\n"
+            yield up
+        finally:
+            up.kill()
+
+
 def test_ctrl_c_during_up_leaves_nothing(bench: Bench) -> None:
-    up = subprocess.Popen([sys.executable, "-c", UP, bench.name], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert wait_for(lambda: StateDir(bench.name).keeper() is not None)
-    pids = processes(bench.name)
-    up.send_signal(signal.SIGINT)
-    out, _ = up.communicate(timeout=20)
+    with held(bench.name) as up:
+        pids = processes(bench.name)
+        assert pids
+        up.send_signal(signal.SIGINT)
+        out, _ = up.communicate(timeout=20)
     assert out == b""
     assert gone(pids)
     assert not StateDir(bench.name).path.exists()
 
 
 def test_down_ends_an_up_that_is_on_its_way(bench: Bench) -> None:
-    up = subprocess.Popen([sys.executable, "-c", UP, bench.name], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert wait_for(lambda: StateDir(bench.name).keeper() is not None)
-    assert lab.down(bench.name)
-    _, err = up.communicate(timeout=20)
-    assert up.returncode != 0
-    assert b"did not come up" in err
+    """`up` may say that it came up, as it had for a moment; nothing of it is left."""
+    down = threading.Thread(target=lab.down, args=(bench.name,))
+    with held(bench.name) as up:
+        pids = processes(bench.name)
+        assert pids
+        keeper = StateDir(bench.name).keeper()
+        assert keeper is not None
+        down.start()
+        assert wait_for(lambda: not keeper.alive())
+        _, err = up.communicate(timeout=20)
+    down.join(timeout=20)
+    assert not down.is_alive()
+    assert up.returncode == 0 or b"did not come up" in err
+    assert gone(pids)
     assert not StateDir(bench.name).path.exists()
 
 

@@ -38,7 +38,10 @@ BOOT_TIMEOUT = 60.0
 MACHINE, CONTAINER, OPENRC, BARE = "machine", "container", "openrc", "bare"
 SSHD = "mkdir -p /run/sshd && ssh-keygen -A && exec /usr/sbin/sshd -D -e"
 BOOT = {
-    MACHINE: (["--systemd=always", "--no-hosts"], "mount --make-rshared / && exec /sbin/init"),
+    MACHINE: (
+        ["--systemd=always", "--no-hosts"],
+        "mount --make-rshared / && chmod 0666 /dev/net/tun && exec /sbin/init",  # as udev does, whatever ours is
+    ),
     CONTAINER: (["--systemd=always"], "exec /sbin/init"),
     OPENRC: (
         ["--systemd=false", "--tmpfs=/run:notmpcopyup", "--no-hosts"],

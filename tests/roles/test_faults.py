@@ -68,6 +68,20 @@ def test_the_next_run_finishes_what_a_fault_left(fleet: Fleet, tmp_path: Path) -
     fleet["a"].reaches("b.prod")
 
 
+def test_a_tun_device_that_is_root_s_alone(fleet: Fleet, tmp_path: Path) -> None:
+    """No fault: without udev the kernel makes it so (drivers/net/tun.c), and then the daemon is root."""
+    bundles.write(tmp_path, fleet)
+    a = fleet["a"]
+    with broken(a, "chmod 0600 /dev/net/tun", "chmod 0666 /dev/net/tun"):
+        done = play(fleet, "site", tmp_path)
+        assert done.exit == 0, done.output
+        a.reaches("b.prod")
+        a.run("! grep -q ^DynamicUser /etc/systemd/system/meshd@.service")
+    assert play(fleet, "site", tmp_path, "--limit", "a").exit == 0
+    a.run("grep -q ^DynamicUser /etc/systemd/system/meshd@.service")
+    a.reaches("b.prod")
+
+
 def test_an_upgrade_that_fails_leaves_the_old_daemon_running(fleet: Fleet, tmp_path: Path) -> None:
     """The host has an older unit, without the first line, and a drop-in that lets only that one start."""
     a = fleet["a"]
