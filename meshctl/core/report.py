@@ -75,6 +75,7 @@ class PeerVitals:
     reason: str | None = None
     next_public_key: str | None = None
     rotation: str | None = None
+    mtu_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +312,7 @@ def _peers(data: Json) -> tuple[PeerVitals, ...]:
             reason=peer.text_or_none("reason"),
             next_public_key=peer.text_or_none("next_public_key"),
             rotation=peer.text_or_none("rotation"),
+            mtu_reason=peer.text_or_none("mtu_reason"),
         )
         for peer in data.objects("peers")
     )

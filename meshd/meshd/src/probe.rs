@@ -32,42 +32,54 @@ const V4_HEADER: usize = 20;
 const V6_HEADER: usize = 40;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
+const FRAGMENT: u8 = 44;
 /// Hops a probe may take behind the peer.
 const HOPS: u8 = 64;
 
 impl ProbeMark {
     /// An IP packet holding an echo request; `None` when the addresses are of different families.
     pub fn request(&self, from: IpAddr, to: IpAddr, sequence: u16) -> Option<Vec<u8>> {
+        self.request_of(from, to, sequence, 0)
+    }
+
+    /// The same, padded to `len` bytes if it is shorter.
+    pub fn request_of(&self, from: IpAddr, to: IpAddr, sequence: u16, len: u16) -> Option<Vec<u8>> {
+        let padding = |header| usize::from(len).saturating_sub(header + ICMP_LEN);
         match (from, to) {
-            (IpAddr::V4(from), IpAddr::V4(to)) => Some(self.request_v4(from, to, sequence)),
-            (IpAddr::V6(from), IpAddr::V6(to)) => Some(self.request_v6(from, to, sequence)),
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                Some(self.request_v4(from, to, sequence, padding(V4_HEADER)))
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                Some(self.request_v6(from, to, sequence, padding(V6_HEADER)))
+            }
             _ => None,
         }
     }
 
-    fn request_v4(&self, from: Ipv4Addr, to: Ipv4Addr, sequence: u16) -> Vec<u8> {
+    fn request_v4(&self, from: Ipv4Addr, to: Ipv4Addr, sequence: u16, padding: usize) -> Vec<u8> {
         let mut packet = vec![0x45, 0];
-        packet.extend(((V4_HEADER + ICMP_LEN) as u16).to_be_bytes());
+        packet.extend(((V4_HEADER + ICMP_LEN + padding) as u16).to_be_bytes());
         packet.extend([0, 0, 0x40, 0, HOPS, ICMP, 0, 0]);
         packet.extend(from.octets());
         packet.extend(to.octets());
         let sum = checksum(&[&packet]);
         packet[10..12].copy_from_slice(&sum.to_be_bytes());
-        let icmp = self.icmp(8, sequence);
+        let icmp = self.icmp(8, sequence, padding);
         let sum = checksum(&[&icmp]);
         packet.extend(icmp);
         packet[V4_HEADER + 2..V4_HEADER + 4].copy_from_slice(&sum.to_be_bytes());
         packet
     }
 
-    fn request_v6(&self, from: Ipv6Addr, to: Ipv6Addr, sequence: u16) -> Vec<u8> {
+    fn request_v6(&self, from: Ipv6Addr, to: Ipv6Addr, sequence: u16, padding: usize) -> Vec<u8> {
+        let len = ICMP_LEN + padding;
         let mut packet = vec![0x60, 0, 0, 0];
-        packet.extend((ICMP_LEN as u16).to_be_bytes());
+        packet.extend((len as u16).to_be_bytes());
         packet.extend([ICMPV6, HOPS]);
         packet.extend(from.octets());
         packet.extend(to.octets());
-        let icmp = self.icmp(128, sequence);
-        let pseudo = [(ICMP_LEN as u32).to_be_bytes(), [0, 0, 0, ICMPV6]].concat();
+        let icmp = self.icmp(128, sequence, padding);
+        let pseudo = [(len as u32).to_be_bytes(), [0, 0, 0, ICMPV6]].concat();
         let sum = checksum(&[&packet[8..V6_HEADER], &pseudo, &icmp]);
         packet.extend(icmp);
         packet[V6_HEADER + 2..V6_HEADER + 4].copy_from_slice(&sum.to_be_bytes());
@@ -75,16 +87,17 @@ impl ProbeMark {
     }
 
     /// The ICMP part, checksum zero.
-    fn icmp(&self, kind: u8, sequence: u16) -> Vec<u8> {
+    fn icmp(&self, kind: u8, sequence: u16, padding: usize) -> Vec<u8> {
         let mut icmp = vec![kind, 0, 0, 0];
         icmp.extend(self.id.to_be_bytes());
         icmp.extend(sequence.to_be_bytes());
         icmp.extend(self.magic);
+        icmp.resize(ICMP_LEN + padding, 0);
         icmp
     }
 
-    /// Reads an echo reply to one of ours out of an IP packet; `None` for every other packet, and quickly: it is asked
-    /// of each one that comes in.
+    /// Reads an echo reply to one of ours out of an IP packet, or the first fragment of one; `None` for every other packet,
+    /// and quickly: it is asked of each one that comes in.
     pub fn reply(&self, packet: &[u8]) -> Option<ProbeReply> {
         let first = *packet.first()?;
         let (from, header, kind) = match first >> 4 {
@@ -95,6 +108,15 @@ impl ProbeMark {
             6 if *packet.get(6)? == ICMPV6 => {
                 let octets: [u8; 16] = packet.get(8..24)?.try_into().ok()?;
                 (IpAddr::from(octets), V6_HEADER, 129)
+            }
+            // The host that answers may have to fragment what is large.
+            6 if *packet.get(6)? == FRAGMENT
+                && *packet.get(V6_HEADER)? == ICMPV6
+                && *packet.get(V6_HEADER + 2)? == 0
+                && *packet.get(V6_HEADER + 3)? & 0xf8 == 0 =>
+            {
+                let octets: [u8; 16] = packet.get(8..24)?.try_into().ok()?;
+                (IpAddr::from(octets), V6_HEADER + 8, 129)
             }
             _ => return None,
         };
@@ -169,6 +191,33 @@ mod tests {
             0
         );
         assert_eq!(v6.len(), 56);
+    }
+
+    #[test]
+    fn padded_ones_are_as_long_as_asked_and_hold() {
+        for len in [0, 36, 57, 1280, 1421] {
+            let packet = MARK
+                .request_of(v4("10.0.0.1"), v4("10.0.0.2"), 9, len)
+                .unwrap();
+            assert_eq!(packet.len(), usize::from(len.max(36)));
+            assert_eq!(packet[2..4], (packet.len() as u16).to_be_bytes());
+            assert_eq!(checksum(&[&packet[V4_HEADER..]]), 0);
+            assert_eq!(MARK.reply(&answer(&packet)).unwrap().sequence, 9);
+            let packet = MARK
+                .request_of(v4("fd00::1"), v4("fd00::2"), 9, len)
+                .unwrap();
+            assert_eq!(packet.len(), usize::from(len.max(56)));
+            let reply = answer(&packet);
+            assert_eq!(MARK.reply(&reply).unwrap().sequence, 9);
+            // In fragments: the first of them tells.
+            let mut first = reply[..40].to_vec();
+            first[6] = 44;
+            first.extend([58, 0, 0, 1, 0, 0, 0, 7]);
+            first.extend(&reply[40..56]);
+            assert_eq!(MARK.reply(&first).unwrap().sequence, 9);
+            first[43] = 9;
+            assert_eq!(MARK.reply(&first), None, "not the first");
+        }
     }
 
     #[test]

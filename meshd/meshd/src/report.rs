@@ -81,6 +81,8 @@ pub struct PeerStatus {
     pub tx_bytes: u64,
     /// Largest inner packet, bytes.
     pub mtu: u16,
+    /// Why it is less than the link's.
+    pub mtu_reason: Option<String>,
     /// Seconds; 0: off.
     pub keepalive_s: u16,
     /// Outcome of the last probe; null when never probed.

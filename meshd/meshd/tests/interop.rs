@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::flow::transfer;
 use common::wireguard_go::wireguard_go;
 use common::{hosts, keys, Host, MESHD};
 use std::thread::sleep;
@@ -45,49 +46,6 @@ fn pair(outer: [&str; 2], preshared: bool, we_begin: bool) -> Option<Pair> {
         ));
     }
     Some(Pair { ours, theirs })
-}
-
-/// Sends bytes that can't be guessed over TCP and compares what arrives.
-fn transfer(from: &Host, to: &Host, address: &str, mebibytes: u32) {
-    let receiver = "import socket,sys,hashlib\nf=socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET\ns=socket.socket(f)\n\
-        s.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,1)\ns.bind((sys.argv[1],7000))\ns.listen()\nopen('/run/listens','w').close()\nc,_=s.accept()\n\
-        h=hashlib.sha256()\nwhile d:=c.recv(1<<20): h.update(d)\nprint(h.hexdigest())";
-    let sender = "import socket,sys,hashlib,os\nf=socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET\ns=socket.socket(f)\n\
-        s.settimeout(60)\ns.connect((sys.argv[1],7000))\nh=hashlib.sha256()\nfor _ in range(int(sys.argv[2])):\n d=os.urandom(1<<20)\n h.update(d)\n s.sendall(d)\n\
-        s.shutdown(socket.SHUT_WR)\nprint(h.hexdigest())";
-    to.sh("rm -f /run/listens");
-    let mut command = to.command("timeout", &["120", "python3", "-c", receiver, address]);
-    let receiving = command
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    to.until("the receiver listens", |host| {
-        host.sh("ls /run").contains("listens")
-    });
-    let output = from
-        .command(
-            "timeout",
-            &[
-                "120",
-                "python3",
-                "-c",
-                sender,
-                address,
-                &mebibytes.to_string(),
-            ],
-        )
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let received = receiving.wait_with_output().unwrap();
-    assert_eq!(
-        String::from_utf8_lossy(&received.stdout),
-        String::from_utf8_lossy(&output.stdout)
-    );
 }
 
 fn talk(pair: &Pair, we_begin: bool) {

@@ -3,23 +3,27 @@
 //! An initiator may use its new session at once, since the response shows that the other end has it. A responder must
 //! first see a message under it: until then the session waits as *next*. *Previous* is kept for packets that were
 //! under way. Where the kernel drops one that the other end may still send with (after handshakes that crossed, each end
-//! sends with its own), we keep it one change longer as *fading*, so that nothing under way is lost. Every change gives
+//! sends with its own), we keep it a few changes longer as *fading*, so that nothing under way is lost. Every change gives
 //! back the sessions that it dropped, whose indices must be forgotten.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::kept::Role;
 use crate::session::Session;
 use crate::time::Time;
 
-/// The up to four sessions of a peer.
+/// Sessions kept beyond the three of the kernel.
+const FADING: usize = 3;
+
+/// The sessions of a peer: up to three, and those that fade.
 #[derive(Debug, Default)]
 pub(crate) struct Keypairs {
     pub current: Option<Arc<Session>>,
     pub previous: Option<Arc<Session>>,
     pub next: Option<Arc<Session>>,
-    /// Only for receiving, and replaced at the next change.
-    fading: Option<Arc<Session>>,
+    /// Only for receiving, oldest first.
+    fading: VecDeque<Arc<Session>>,
 }
 
 /// Sessions that are no longer held.
@@ -58,18 +62,22 @@ impl Keypairs {
         for (role, session) in self.iter() {
             session.keep_as(role);
         }
+        // A successor has no part for these.
+        for session in &self.fading {
+            session.keep_as(Role::Dropped);
+        }
     }
 
     /// Takes a new session in (kernel noise.c `add_new_keypair`).
-    pub fn install(&mut self, session: Arc<Session>) -> Dropped {
-        let mut dropped = Dropped::new();
+    pub fn install(&mut self, session: Arc<Session>, now: Time) -> Dropped {
+        let mut dropped = self.faded(now);
         if session.is_initiator() {
-            dropped.extend(self.fade());
+            dropped.extend(self.fade(now));
             // A session that was waiting to be confirmed is newer than the one in use.
             self.previous = match self.next.take() {
                 Some(next) => {
                     self.previous = self.current.take();
-                    dropped.extend(self.fade());
+                    dropped.extend(self.fade(now));
                     Some(next)
                 }
                 None => self.current.take(),
@@ -78,22 +86,39 @@ impl Keypairs {
         } else {
             // One that was never used has nothing under way.
             dropped.extend(self.next.replace(session));
-            dropped.extend(self.fade());
+            dropped.extend(self.fade(now));
         }
         dropped
     }
 
-    /// The previous session is replaced: it is kept aside once more.
-    fn fade(&mut self) -> Option<Arc<Session>> {
+    /// The previous session is replaced: it is kept aside if anything can still come under it.
+    fn fade(&mut self, now: Time) -> Option<Arc<Session>> {
         let previous = self.previous.take()?;
-        self.fading.replace(previous)
+        if !previous.can_receive(now) {
+            return Some(previous);
+        }
+        self.fading.push_back(previous);
+        if self.fading.len() > FADING {
+            self.fading.pop_front()
+        } else {
+            None
+        }
+    }
+
+    /// Those that can't be received with any more, and needn't be kept.
+    fn faded(&mut self, now: Time) -> Dropped {
+        let (kept, faded) = core::mem::take(&mut self.fading)
+            .into_iter()
+            .partition::<VecDeque<_>, _>(|session| session.can_receive(now));
+        self.fading = kept;
+        faded.into()
     }
 
     /// The next session was used by its initiator: it becomes the current one. `None` if there is no such.
-    pub fn confirm(&mut self) -> Option<Dropped> {
+    pub fn confirm(&mut self, now: Time) -> Option<Dropped> {
         use core::sync::atomic::Ordering::SeqCst;
         let next = self.next.take_if(|next| next.confirmed.load(SeqCst))?;
-        let dropped = self.fade().into_iter().collect();
+        let dropped = self.fade(now).into_iter().collect();
         self.previous = self.current.replace(next);
         Some(dropped)
     }
@@ -114,11 +139,9 @@ impl Keypairs {
     }
 
     /// All that are held.
-    #[cfg(any(test, feature = "fuzzing"))]
     pub fn all(&self) -> impl Iterator<Item = &Arc<Session>> {
-        [&self.current, &self.previous, &self.next, &self.fading]
-            .into_iter()
-            .flatten()
+        let three = [&self.current, &self.previous, &self.next];
+        three.into_iter().flatten().chain(&self.fading)
     }
 
     /// Lets go of all.
@@ -129,10 +152,8 @@ impl Keypairs {
             next,
             fading,
         } = core::mem::take(self);
-        [current, previous, next, fading]
-            .into_iter()
-            .flatten()
-            .collect()
+        let three = [current, previous, next].into_iter().flatten();
+        three.chain(fading).collect()
     }
 }
 
@@ -173,30 +194,40 @@ mod tests {
     #[test]
     fn an_initiator_uses_its_session_at_once() {
         let mut keypairs = Keypairs::default();
-        assert!(indices(keypairs.install(session(1, true))).is_empty());
-        assert!(indices(keypairs.install(session(2, true))).is_empty());
-        assert!(indices(keypairs.install(session(3, true))).is_empty());
+        assert!(indices(keypairs.install(session(1, true), Time(0))).is_empty());
+        assert!(indices(keypairs.install(session(2, true), Time(0))).is_empty());
+        assert!(indices(keypairs.install(session(3, true), Time(0))).is_empty());
         assert_eq!(state(&keypairs), [2, 3, 0]);
-        assert_eq!(indices(keypairs.install(session(4, true))), [1]);
+        for number in 4..6 {
+            assert!(indices(keypairs.install(session(number, true), Time(0))).is_empty());
+        }
+        assert_eq!(indices(keypairs.install(session(6, true), Time(0))), [1]);
+        let later = Time(0).after(crate::messages::REJECT_AFTER_TIME);
+        let dropped = keypairs.install(session(7, true), later);
+        assert_eq!(
+            indices(dropped),
+            [2, 3, 4, 5],
+            "nothing comes under them any more"
+        );
     }
 
     #[test]
     fn a_responder_waits_for_the_first_packet() {
         let mut keypairs = Keypairs::default();
-        keypairs.install(session(1, false));
+        keypairs.install(session(1, false), Time(0));
         assert_eq!(state(&keypairs), [0, 0, 1]);
-        assert!(keypairs.confirm().is_none(), "nothing has come yet");
+        assert!(keypairs.confirm(Time(0)).is_none(), "nothing has come yet");
         keypairs
             .next
             .as_ref()
             .unwrap()
             .confirmed
             .store(true, Ordering::SeqCst);
-        assert!(indices(keypairs.confirm().unwrap()).is_empty());
+        assert!(indices(keypairs.confirm(Time(0)).unwrap()).is_empty());
         assert_eq!(state(&keypairs), [0, 1, 0]);
-        assert!(indices(keypairs.install(session(2, false))).is_empty());
+        assert!(indices(keypairs.install(session(2, false), Time(0))).is_empty());
         assert_eq!(
-            indices(keypairs.install(session(3, false))),
+            indices(keypairs.install(session(3, false), Time(0))),
             [2],
             "the initiator tried again"
         );
@@ -206,17 +237,17 @@ mod tests {
             .unwrap()
             .confirmed
             .store(true, Ordering::SeqCst);
-        keypairs.confirm();
+        keypairs.confirm(Time(0));
         assert_eq!(state(&keypairs), [1, 3, 0]);
     }
 
     #[test]
     fn both_ends_initiating_at_once_keeps_both_sessions() {
         let mut keypairs = Keypairs::default();
-        keypairs.install(session(1, true));
-        keypairs.install(session(2, false));
+        keypairs.install(session(1, true), Time(0));
+        keypairs.install(session(2, false), Time(0));
         assert!(
-            indices(keypairs.install(session(3, true))).is_empty(),
+            indices(keypairs.install(session(3, true), Time(0))).is_empty(),
             "packets under way are under the first"
         );
         assert_eq!(state(&keypairs), [2, 3, 0]);
@@ -226,7 +257,7 @@ mod tests {
     #[test]
     fn an_expired_session_does_not_send() {
         let mut keypairs = Keypairs::default();
-        keypairs.install(session(1, true));
+        keypairs.install(session(1, true), Time(0));
         assert!(keypairs.sending(Time(1)).is_some());
         keypairs.expire();
         assert!(keypairs.sending(Time(1)).is_none());

@@ -109,7 +109,7 @@ pub use keys::{PresharedKey, PrivateKey, PublicKey};
 pub use messages::{classify, data_len, padded_len, Kind, DATA_HEADER, DATA_OVERHEAD};
 pub use outputs::{Context, Datagram, Event, Outputs};
 pub use packets::{Batch, NoSession, Opened, Verdict};
-pub use peer::Peer;
+pub use peer::{Peer, PATH_FLOOR};
 pub use session::Session;
 pub use status::{PeerStatus, Rotation, Trouble};
 pub use table::{Reader, Receiver, Route, Table};

@@ -38,6 +38,8 @@ pub enum Event {
     GivenUp(PublicKey),
     /// Somebody who knows our public key tried to shake hands with a key that is no peer's.
     UnknownPeer(PublicKey),
+    /// A large packet for this peer wants to know whether its path takes it ([`crate::Peer::big`]).
+    PathAsked(PublicKey),
     /// The peer's keys were erased: no traffic for 540 s.
     Erased(PublicKey),
 }

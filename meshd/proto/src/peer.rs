@@ -4,7 +4,8 @@
 //! thread writes lie on cache lines of their own. The other half (handshake, keypairs, deadlines) belongs to the
 //! control thread alone and lives in [`crate::Device`].
 
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicU8, Ordering};
+use core::time::Duration;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
@@ -24,6 +25,8 @@ pub(crate) mod signal {
     pub const STAGED: u8 = 4;
     /// The session in use asks for its successor.
     pub const REKEY: u8 = 8;
+    /// A large packet wants to know whether the path takes it.
+    pub const PATH: u8 = 16;
 }
 
 /// A peer, as all threads see it.
@@ -40,6 +43,33 @@ pub struct Peer {
     pub(crate) place: Option<Place>,
     pub(crate) tx: Transmit,
     pub(crate) rx: Receive,
+    path: Path,
+}
+
+/// Packets this long and longer ask about their path; there is never a limit below it (RFC 8200 section 5).
+pub const PATH_FLOOR: u16 = 1280;
+/// A large packet asks again this soon while nobody answers.
+const PATH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What is known of the path: which inner packets it takes, and when to ask again. Read by whoever sends something large.
+#[derive(Debug)]
+struct Path {
+    /// The longest inner packet, bytes.
+    limit: AtomicU16,
+    /// From when on a large packet asks for a look.
+    ask_from: AtomicU64,
+    /// The version of the endpoint that it is about.
+    endpoint: AtomicU64,
+}
+
+impl Default for Path {
+    fn default() -> Self {
+        Self {
+            limit: AtomicU16::new(u16::MAX),
+            ask_from: AtomicU64::new(u64::MAX),
+            endpoint: AtomicU64::new(0),
+        }
+    }
 }
 
 /// Written by whoever sends.
@@ -86,7 +116,38 @@ impl Peer {
             staged: Mutex::default(),
             tx: Transmit::default(),
             rx: Receive::default(),
+            path: Path::default(),
         }
+    }
+
+    /// The longest inner packet that the path takes, bytes; `u16::MAX` when no limit is known.
+    #[inline]
+    pub fn path_limit(&self) -> u16 {
+        self.path.limit.load(Ordering::Relaxed)
+    }
+
+    /// What a look at the path has found, and from when on a large packet asks for another.
+    pub fn set_path(&self, limit: Option<u16>, ask_from: Time) {
+        let limit = limit.map_or(u16::MAX, |limit| limit.max(PATH_FLOOR));
+        self.path.limit.store(limit, Ordering::Relaxed);
+        self.path.ask_from.store(ask_from.0, Ordering::Relaxed);
+    }
+
+    /// A packet of at least [`PATH_FLOOR`] bytes is sent: asks for a look at its path when there was none for a while, or the
+    /// peer is somewhere else now. Nobody is asked before [`Peer::set_path`] was called once.
+    #[inline]
+    pub fn big(&self, now: Time) -> Wake {
+        let path = &self.path;
+        let ask_from = path.ask_from.load(Ordering::Relaxed);
+        let endpoint = self.endpoint.version();
+        let moved = endpoint != path.endpoint.load(Ordering::Relaxed);
+        if ask_from == u64::MAX || now.0 < ask_from && !moved {
+            return Wake::No;
+        }
+        path.endpoint.store(endpoint, Ordering::Relaxed);
+        let again = now.after(PATH_PATIENCE).0;
+        path.ask_from.store(again, Ordering::Relaxed);
+        self.signal(signal::PATH)
     }
 
     /// Its place among the device's peers.
@@ -256,6 +317,30 @@ mod tests {
         assert_eq!(bell.listen(), [3]);
         assert_eq!(peer.take_signals(), signal::REKEY | signal::WATCH);
         assert!(peer.signal(signal::REKEY).needed());
+    }
+
+    #[test]
+    fn large_packets_ask_about_their_path_now_and_then() {
+        let (bell, peer) = peer();
+        let s = |seconds: u64| Time(seconds * 1_000_000_000);
+        assert!(!peer.big(s(1)).needed(), "nobody cares");
+        assert_eq!(peer.path_limit(), u16::MAX);
+        peer.set_path(None, s(1));
+        assert!(peer.big(s(1)).needed());
+        bell.listen();
+        peer.take_signals();
+        assert!(!peer.big(s(1)).needed());
+        assert!(peer.big(s(2)).needed(), "there was no answer");
+        bell.listen();
+        peer.take_signals();
+        peer.set_path(Some(1400), s(7));
+        assert!(!peer.big(s(6)).needed());
+        let there = Endpoint::new(([192, 0, 2, 1], 1).into());
+        peer.endpoint.set(Some(there));
+        assert!(peer.big(s(6)).needed(), "it is somewhere else");
+        assert_eq!(peer.path_limit(), 1400);
+        peer.set_path(Some(100), s(7));
+        assert_eq!(peer.path_limit(), PATH_FLOOR);
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use meshd_proto::{PublicKey, Time};
 
+use super::path_mtu;
+
 /// When the second, third, … echo is sent, after the round's beginning; then every [`STEADY`].
 const SCHEDULE: [Duration; 3] = [
     Duration::from_millis(200),
@@ -146,7 +148,8 @@ impl Links {
             .filter(|(_, target)| !target.done())
         {
             if let Some(to) = target.to {
-                self.sequence = self.sequence.wrapping_add(1);
+                // The upper half is for echoes that ask for sizes.
+                self.sequence = self.sequence.wrapping_add(1) & !path_mtu::SEQUENCE;
                 target.echoes.push((self.sequence, now));
                 target.sent += 1;
                 asks.push(Ask::Echo {

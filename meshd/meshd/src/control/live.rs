@@ -124,6 +124,7 @@ fn create(engine: &mut Engine, name: &str, conf: &Conf) -> Result<(), Failure> {
         &engine.store,
         engine.keeping.sessions.clone(),
     )?;
+    interface.device.watch_paths();
     // On a closed host it takes the mark to find the way to a peer, and with it the MTU.
     interface
         .outer

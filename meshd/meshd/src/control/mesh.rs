@@ -19,6 +19,7 @@ use super::links::Links;
 use super::loaded::Loaded;
 use super::lookups::Lookups;
 use super::names::Names;
+use super::path_mtu::{self, Paths};
 use super::requests::Waiting;
 use super::world;
 use crate::conf::{Endpoint, Host, Peer};
@@ -47,6 +48,7 @@ pub struct Mesh {
     pub(super) switched: Option<Loaded>,
     pub(super) links: Links,
     pub(super) lookups: Lookups,
+    pub(super) paths: Paths,
     /// Sentences about what doesn't work.
     pub(super) trouble: Vec<String>,
     pub(super) waiting: Vec<Waiting>,
@@ -142,6 +144,7 @@ impl Mesh {
             switched: None,
             links: Links::default(),
             lookups: Lookups::default(),
+            paths: Paths::default(),
             trouble,
             waiting: Vec::new(),
             conversations: BTreeMap::new(),
@@ -216,6 +219,9 @@ impl Mesh {
                     self.heal_soon();
                 }
                 Happening::Protocol(event) => self.protocol(&event),
+                Happening::Probe(reply) if reply.sequence & path_mtu::SEQUENCE != 0 => {
+                    self.path_answered(&reply);
+                }
                 Happening::Probe(reply) => {
                     self.links.answered(reply.at, reply.from, reply.sequence);
                 }
@@ -243,6 +249,7 @@ impl Mesh {
             watchdog,
             self.links.next_timeout(),
             self.lookups.next_timeout(),
+            self.paths.next_timeout(),
             self.find_mtu_at,
             self.heal_at,
             self.expiry_at,
@@ -279,6 +286,7 @@ impl Mesh {
             self.ask_name(&name);
         }
         self.probe(now);
+        self.probe_paths(now);
         self.settle_waiting(now);
         Ok(())
     }
@@ -300,6 +308,7 @@ impl Mesh {
             interface.outer.plane.set_probe_mark(Some(self.mark));
             let device = &interface.device;
             self.links.retain(|key| device.shared_peer(key).is_some());
+            self.paths.retain(|key| device.shared_peer(key).is_some());
         }
         let now = world::now();
         self.plan_expiry(loaded, now);
@@ -352,6 +361,7 @@ impl Mesh {
                     self.ask_name(&name);
                 }
             }
+            Event::PathAsked(key) => self.look_at_path(key),
             _ => {}
         }
     }

@@ -14,6 +14,7 @@ mod memory;
 pub mod mesh;
 mod names;
 mod outer;
+mod path_mtu;
 mod requests;
 mod running;
 mod store;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use meshd_proto::{PeerStatus as CoreStatus, PublicKey, Rotation, Trouble};
+use meshd_proto::{PeerStatus as CoreStatus, PublicKey, Rotation, Trouble, PATH_FLOOR};
 
 use super::mesh::Mesh;
 use super::world;
@@ -140,6 +140,14 @@ impl Mesh {
             .map(|interface| &interface.endpoints);
         let configured_endpoint = endpoints.and_then(|endpoints| endpoints.get(&peer.public_key));
         let vitals = self.links.vitals(&peer.public_key);
+        let shared = self
+            .engine
+            .interface
+            .as_ref()
+            .and_then(|interface| interface.device.shared_peer(&peer.public_key));
+        let limit = shared
+            .map(|shared| shared.path_limit())
+            .filter(|limit| *limit < mtu);
         // Whatever came after the probe is fresher than its outcome.
         let alive = vitals
             .map(|vitals| vitals.alive || peer.last_received.is_some_and(|at| at > vitals.at));
@@ -161,7 +169,13 @@ impl Mesh {
             loss: vitals.and_then(|vitals| vitals.loss),
             rx_bytes: peer.rx_bytes,
             tx_bytes: peer.tx_bytes,
-            mtu,
+            mtu: limit.unwrap_or(mtu),
+            mtu_reason: limit.map(|limit| match limit {
+                PATH_FLOOR => {
+                    format!("packets of {mtu} bytes get lost on the way; it takes {limit} or less")
+                }
+                _ => format!("packets longer than {limit} bytes get lost on the way"),
+            }),
             keepalive_s: peer.keepalive,
             alive,
             reason: (alive == Some(false)).then(|| self.reason(peer, configured_endpoint)),

@@ -1,15 +1,17 @@
 //! What a daemon does by itself while all is well: endpoint names, automatic MTU, expiry, probes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use meshd_proto::{Cidr as Network, Endpoint as Place, PublicKey, Time};
+use meshd_proto::{Cidr as Network, Endpoint as Place, PeerStatus, PublicKey, Time};
 
 use super::links::Ask;
 use super::loaded::Loaded;
 use super::mesh::{name_of, Mesh};
+use super::path_mtu::Finding;
 use super::running::is_expired;
 use super::world;
+use crate::packet::ProbeArrival;
 use crate::reload::{Change, Step};
 
 /// After a change of routes the automatic MTU is found again this much later: such changes come in storms.
@@ -141,6 +143,65 @@ impl Mesh {
         self.plan_expiry(&self.in_force().clone(), world::now());
     }
 
+    // Paths.
+
+    /// A large packet asks whether its path takes it.
+    pub(super) fn look_at_path(&mut self, key: &PublicKey) {
+        let Some(interface) = &self.engine.interface else {
+            return;
+        };
+        let (now, top) = (world::now(), interface.mtu());
+        let peer = interface.device.peer(key, now);
+        let shared = interface.device.shared_peer(key);
+        if let Some((to, shared)) = peer.as_ref().and_then(probed_address).zip(shared) {
+            let limit = Some(shared.path_limit()).filter(|limit| *limit != u16::MAX);
+            self.paths.asked(now, *key, to, top, limit);
+        }
+    }
+
+    pub(super) fn path_answered(&mut self, reply: &ProbeArrival) {
+        let finding = self.paths.answered(reply.at, reply.from, reply.sequence);
+        self.found_path(finding);
+    }
+
+    pub(super) fn probe_paths(&mut self, now: Time) {
+        if self.paths.next_timeout().is_none_or(|at| at > now) {
+            return;
+        }
+        let (echoes, findings) = self.paths.due(now);
+        self.found_path(findings);
+        let Some(interface) = &mut self.engine.interface else {
+            return;
+        };
+        let own = interface.own_addresses();
+        for echo in echoes {
+            let from = own.iter().find(|own| own.is_ipv4() == echo.to.is_ipv4());
+            let packet = from.and_then(|from| {
+                self.mark
+                    .request_of(*from, echo.to, echo.sequence, echo.len)
+            });
+            if let Some(packet) = packet {
+                // The one error is a peer that was removed meanwhile.
+                let _ = interface
+                    .device
+                    .send(&mut self.engine.world.context(), &echo.key, &packet);
+            }
+        }
+        self.engine.flush();
+    }
+
+    fn found_path(&mut self, findings: impl IntoIterator<Item = Finding>) {
+        let Some(interface) = &self.engine.interface else {
+            return;
+        };
+        for finding in findings {
+            let Some(peer) = interface.device.shared_peer(&finding.key) else {
+                continue;
+            };
+            peer.set_path(finding.limit, finding.again);
+        }
+    }
+
     // Probes.
 
     /// Begins to probe every link.
@@ -149,14 +210,9 @@ impl Mesh {
             return;
         };
         let peers = interface.device.peers(world::now());
-        let targets = peers.iter().map(|peer| {
-            let first = peer
-                .allowed_ips
-                .iter()
-                .filter(|net| **net == Network::host(net.address()))
-                .min();
-            (peer.public_key, first.map(|net| net.address()))
-        });
+        let targets = peers
+            .iter()
+            .map(|peer| (peer.public_key, probed_address(peer)));
         self.links.begin(world::now(), wait, targets);
     }
 
@@ -204,4 +260,11 @@ impl Mesh {
         }
         self.engine.flush();
     }
+}
+
+/// Where a peer is probed: the first host among its networks.
+fn probed_address(peer: &PeerStatus) -> Option<IpAddr> {
+    let networks = peer.allowed_ips.iter();
+    let hosts = networks.filter(|net| **net == Network::host(net.address()));
+    hosts.min().map(Network::address)
 }

@@ -23,20 +23,32 @@ pub(super) enum Trouble {
     Unreachable,
     /// The packet has no hop left.
     HopsExceeded,
+    /// The path takes no more than so many bytes.
+    TooBig(u16),
 }
 
 impl Trouble {
-    fn v4(self) -> (u8, u8) {
+    /// Type, code, checksum to be filled in, and the rest of the header (RFC 792, RFC 1191 section 4).
+    fn v4(self) -> [u8; 8] {
         match self {
-            Self::Unreachable => (3, 1),
-            Self::HopsExceeded => (11, 0),
+            Self::Unreachable => [3, 1, 0, 0, 0, 0, 0, 0],
+            Self::HopsExceeded => [11, 0, 0, 0, 0, 0, 0, 0],
+            Self::TooBig(mtu) => {
+                let [high, low] = mtu.to_be_bytes();
+                [3, 4, 0, 0, 0, 0, high, low]
+            }
         }
     }
 
-    fn v6(self) -> (u8, u8) {
+    /// The same (RFC 4443 sections 3.1 to 3.3).
+    fn v6(self) -> [u8; 8] {
         match self {
-            Self::Unreachable => (1, 3),
-            Self::HopsExceeded => (3, 0),
+            Self::Unreachable => [1, 3, 0, 0, 0, 0, 0, 0],
+            Self::HopsExceeded => [3, 0, 0, 0, 0, 0, 0, 0],
+            Self::TooBig(mtu) => {
+                let [high, low] = mtu.to_be_bytes();
+                [2, 0, 0, 0, 0, 0, high, low]
+            }
         }
     }
 }
@@ -76,7 +88,7 @@ pub(super) fn error(
 }
 
 fn write_v4(
-    (kind, code): (u8, u8),
+    header: [u8; 8],
     packet: &[u8],
     from: Ipv4Addr,
     to: Ipv4Addr,
@@ -90,7 +102,7 @@ fn write_v4(
     out[12..16].copy_from_slice(&from.octets());
     out[16..20].copy_from_slice(&to.octets());
     checksum::fill_ipv4(&mut out[..20]);
-    out[20..28].copy_from_slice(&[kind, code, 0, 0, 0, 0, 0, 0]);
+    out[20..28].copy_from_slice(&header);
     out[28..].copy_from_slice(&packet[..quoted]);
     let check = checksum::finish(checksum::sum(&out[20..]));
     out[22..24].copy_from_slice(&check);
@@ -98,7 +110,7 @@ fn write_v4(
 }
 
 fn write_v6(
-    (kind, code): (u8, u8),
+    header: [u8; 8],
     packet: &[u8],
     from: Ipv6Addr,
     to: Ipv6Addr,
@@ -111,7 +123,7 @@ fn write_v6(
     out[4..6].copy_from_slice(&((len - 40) as u16).to_be_bytes());
     out[8..24].copy_from_slice(&from.octets());
     out[24..40].copy_from_slice(&to.octets());
-    out[40..48].copy_from_slice(&[kind, code, 0, 0, 0, 0, 0, 0]);
+    out[40..48].copy_from_slice(&header);
     out[48..].copy_from_slice(&packet[..quoted]);
     let acc = checksum::pseudo(&out[8..40], ICMPV6, len - 40) + checksum::sum(&out[40..]);
     out[42..44].copy_from_slice(&checksum::finish(acc));
@@ -230,7 +242,13 @@ mod tests {
         let got = made(Trouble::HopsExceeded, &packet, Some("10.0.0.5")).unwrap();
         assert_eq!((got[20], &got[12..16]), (11, &[10, 0, 0, 5][..]));
 
+        let got = made(Trouble::TooBig(1296), &packet, None).unwrap();
+        assert_eq!(got[20..28], [3, 4, got[22], got[23], 0, 0, 5, 16]);
+        assert!(checksum::verifies(&got[20..], 0));
+
         let packet = v6(6, &[7; 100]);
+        let got = made(Trouble::TooBig(1280), &packet, None).unwrap();
+        assert_eq!(got[40..48], [2, 0, got[42], got[43], 0, 0, 5, 0]);
         let got = made(Trouble::Unreachable, &packet, None).unwrap();
         assert_eq!((got[40], got[41]), (1, 3));
         assert!(checksum::verifies(

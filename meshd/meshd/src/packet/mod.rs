@@ -27,6 +27,7 @@ mod shared;
 mod switches;
 #[cfg(test)]
 mod tests;
+mod too_big;
 mod tx;
 
 pub use shared::{Notices, ProbeArrival};

@@ -11,6 +11,7 @@ use meshd_proto::{packet, Table};
 use super::ecn;
 use super::icmp::{self, Pace, Trouble};
 use super::outbox::Posting;
+use super::too_big;
 
 /// What became of a packet that a hub opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +41,21 @@ pub(super) fn pass_on<'t>(
     };
     if !spend_hop(packet) {
         if pace.allows(posting.now) {
-            hops_exceeded(packet, table, addresses, posting);
+            tell(Trouble::HopsExceeded, packet, table, addresses, posting);
         }
+        return Fate::Taken;
+    }
+    let limit = too_big::limit(posting, route, packet.len());
+    if packet.len() > limit {
+        let ecn = ecn::outer(packet);
+        too_big::pass_on(
+            packet,
+            limit,
+            (table, addresses),
+            route,
+            ecn,
+            (pace, posting),
+        );
         return Fate::Taken;
     }
     if let Some(slot) = posting.slot(route, packet.len(), ecn::outer(packet)) {
@@ -51,7 +65,8 @@ pub(super) fn pass_on<'t>(
 }
 
 /// Tells the sender, whose way is its source address: that it may use it was checked when it was opened.
-fn hops_exceeded<'t>(
+pub(super) fn tell<'t>(
+    trouble: Trouble,
     packet: &[u8],
     table: &'t Table,
     addresses: &[IpAddr],
@@ -65,7 +80,7 @@ fn hops_exceeded<'t>(
         return;
     };
     let mut buf = [0; icmp::MAX_LEN];
-    let Some(len) = icmp::error(Trouble::HopsExceeded, packet, Some(from), &mut buf) else {
+    let Some(len) = icmp::error(trouble, packet, Some(from), &mut buf) else {
         return;
     };
     if let Some(slot) = posting.slot(back, len, 0) {

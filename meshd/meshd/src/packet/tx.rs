@@ -23,6 +23,7 @@ use super::icmp::{self, Pace, Trouble};
 use super::outbox::{Outbox, Posting};
 use super::room::Room;
 use super::shared::{Settings, Shared};
+use super::too_big::{self, Fit};
 use super::{Lane, Switches};
 
 /// Turns after which settings and table are looked at anew.
@@ -215,10 +216,23 @@ impl Sender<'_, '_> {
         };
         // A flow that can be told is told; of another the first segment is lost.
         let lost = leaving.slow_down && !ecn::mark(packet);
-        let Ok(segments) = Segments::new(&vnet, packet) else {
+        let Ok(mut segments) = Segments::new(&vnet, packet) else {
             return;
         };
         let ecn = ecn::outer(packet);
+        let limit = too_big::limit(&self.posting, route, segments.len(0));
+        if segments.len(0) > limit {
+            match too_big::fit(&mut self.posting, route, &mut segments, limit, ecn) {
+                Fit::Fits => {}
+                Fit::Fragmented => return,
+                Fit::TooBig => {
+                    if self.pace.allows(self.posting.now) {
+                        tell(self.tun, |out| too_big::error(packet, limit, out));
+                    }
+                    return;
+                }
+            }
+        }
         for i in usize::from(lost)..segments.count() {
             if let Some(slot) = self.posting.slot(route, segments.len(i), ecn) {
                 segments.write(i, slot);
@@ -229,8 +243,15 @@ impl Sender<'_, '_> {
 
 /// Tells whoever sent `packet` that it can't be delivered.
 fn unreachable(tun: &Tun, packet: &[u8]) {
+    tell(tun, |out| {
+        icmp::error(Trouble::Unreachable, packet, None, out)
+    });
+}
+
+/// Hands an error to the host.
+fn tell(tun: &Tun, error: impl FnOnce(&mut [u8; icmp::MAX_LEN]) -> Option<usize>) {
     let mut buf = [0; icmp::MAX_LEN];
-    if let Some(len) = icmp::error(Trouble::Unreachable, packet, None, &mut buf) {
+    if let Some(len) = error(&mut buf) {
         // It is a courtesy: when it can't be said, so be it.
         let _ = tun.write(&[
             IoSlice::new(&VnetHeader::PLAIN.write()),

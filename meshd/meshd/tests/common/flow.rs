@@ -5,11 +5,16 @@ use std::process::{Child, Command, Stdio};
 use super::Host;
 
 const PORT: &str = "7100";
+/// ip(7), IP_MTU_DISCOVER.
+const IP_PMTUDISC_DONT: u32 = 0;
+const IP_PMTUDISC_WANT: u32 = 1;
 
 /// Sends PER_SECOND numbered datagrams a second from SOURCE to TARGET until its stdin ends, then says how many.
 const SENDER: &str = "import socket,struct,sys,time,select
 f=socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET
-s=socket.socket(f,socket.SOCK_DGRAM);gap=1/float(sys.argv[3]);n=0;at=time.monotonic()
+s=socket.socket(f,socket.SOCK_DGRAM)
+if f==socket.AF_INET: s.setsockopt(socket.IPPROTO_IP,10,int(sys.argv[5]))
+gap=1/float(sys.argv[3]);n=0;at=time.monotonic()
 while True:
     s.sendto(struct.pack('!I',n)+b'x'*int(sys.argv[4]),(sys.argv[1],int(sys.argv[2])));n+=1;at+=gap
     if select.select([0],[],[],max(0,at-time.monotonic()))[0]: break
@@ -47,8 +52,23 @@ pub struct Counts {
 }
 
 impl Flow {
-    /// Begins to send from one host to an address of the other.
+    /// Begins to send from one host to an address of the other: IPv4 with the DF bit, as is usual.
     pub fn begin(from: &Host, to: &Host, address: &str, per_second: u32, len: u32) -> Self {
+        Self::begin_with(from, to, address, [per_second, len, IP_PMTUDISC_WANT])
+    }
+
+    /// The same without the DF bit.
+    pub fn begin_without_df(
+        from: &Host,
+        to: &Host,
+        address: &str,
+        per_second: u32,
+        len: u32,
+    ) -> Self {
+        Self::begin_with(from, to, address, [per_second, len, IP_PMTUDISC_DONT])
+    }
+
+    fn begin_with(from: &Host, to: &Host, address: &str, numbers: [u32; 3]) -> Self {
         let python = |host: &Host, script: &str, more: &[&str]| {
             let mut args = vec!["-c", script, address, PORT];
             args.extend(more);
@@ -61,7 +81,8 @@ impl Flow {
         };
         let mut receiver = python(to, RECEIVER, &[]);
         assert_eq!(line(&mut receiver), "ready");
-        let sender = python(from, SENDER, &[&per_second.to_string(), &len.to_string()]);
+        let numbers = numbers.map(|number| number.to_string());
+        let sender = python(from, SENDER, &numbers.each_ref().map(String::as_str));
         Self { sender, receiver }
     }
 
@@ -87,6 +108,49 @@ impl Drop for Flow {
             let _ = child.wait();
         }
     }
+}
+
+/// Sends bytes that can't be guessed over TCP and compares what arrives.
+pub fn transfer(from: &Host, to: &Host, address: &str, mebibytes: u32) {
+    let receiver = "import socket,sys,hashlib\nf=socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET\ns=socket.socket(f)\n\
+        s.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,1)\ns.bind((sys.argv[1],7000))\ns.listen()\nopen('/run/listens','w').close()\nc,_=s.accept()\n\
+        h=hashlib.sha256()\nwhile d:=c.recv(1<<20): h.update(d)\nprint(h.hexdigest())";
+    let sender = "import socket,sys,hashlib,os\nf=socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET\ns=socket.socket(f)\n\
+        s.settimeout(60)\ns.connect((sys.argv[1],7000))\nh=hashlib.sha256()\nfor _ in range(int(sys.argv[2])):\n d=os.urandom(1<<20)\n h.update(d)\n s.sendall(d)\n\
+        s.shutdown(socket.SHUT_WR)\nprint(h.hexdigest())";
+    to.sh("rm -f /run/listens");
+    let mut command = to.command("timeout", &["120", "python3", "-c", receiver, address]);
+    let receiving = command
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    to.until("the receiver listens", |host| {
+        host.sh("ls /run").contains("listens")
+    });
+    let output = from
+        .command(
+            "timeout",
+            &[
+                "120",
+                "python3",
+                "-c",
+                sender,
+                address,
+                &mebibytes.to_string(),
+            ],
+        )
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let received = receiving.wait_with_output().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&received.stdout),
+        String::from_utf8_lossy(&output.stdout)
+    );
 }
 
 /// A line of a child's output, byte by byte so that nothing behind it is taken.

@@ -98,6 +98,21 @@ impl<'a> Segments<'a> {
         }
     }
 
+    /// Cuts a super-packet of TCP into segments of at most `limit` bytes instead of those it came with; whether it could.
+    pub fn shorten(&mut self, limit: usize) -> bool {
+        let payload = self.packet.len();
+        let Some(cut) = self.cut.as_mut().filter(|cut| cut.kind == Upper::Tcp) else {
+            return false;
+        };
+        let size = limit.saturating_sub(cut.headers).min(cut.size);
+        if size == 0 {
+            return false;
+        }
+        cut.size = size;
+        self.count = (payload - cut.headers).div_ceil(size).max(1);
+        true
+    }
+
     /// Whether there is nothing to send: never, the shortest packet is a header.
     pub fn is_empty(&self) -> bool {
         false

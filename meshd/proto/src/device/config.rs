@@ -10,6 +10,7 @@ use crate::endpoint::Endpoint;
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 use crate::messages::MAX_PEERS;
 use crate::peer::Peer;
+use crate::time::Time;
 use crate::timers::Timer;
 use crate::Context;
 
@@ -54,6 +55,11 @@ impl Device {
         self.mtu = mtu;
     }
 
+    /// From now on peers that are added ask about their paths: [`crate::Event::PathAsked`].
+    pub fn watch_paths(&mut self) {
+        self.watches_paths = true;
+    }
+
     /// Sets or clears our key. A peer that has the same key is removed; all sessions end for sending, so that each
     /// peer shakes hands anew with the new key, while packets under way can still be read (kernel `wg_set_device`). Only
     /// where the new key is the one that ours was to change to ([`Device::set_private_keys`]) sessions go on.
@@ -80,6 +86,9 @@ impl Device {
         let slot = self.free_slots.pop().unwrap_or(self.peers.len() as u32);
         let place = self.memory.as_ref().and_then(|memory| memory.place(key));
         let shared = Peer::new(slot, Arc::clone(&self.bell), place);
+        if self.watches_paths {
+            shared.set_path(None, Time(0));
+        }
         let peer = PeerState::new(*key, shared, self.next_serial);
         self.next_serial += 1;
         match self.peers.get_mut(slot as usize) {

@@ -61,6 +61,8 @@ pub struct Device {
     stamper: Stamper,
     up: bool,
     mtu: usize,
+    /// Large packets ask about their paths.
+    watches_paths: bool,
     /// By slot. A slot is used again after its peer was removed.
     peers: Vec<Option<PeerState>>,
     free_slots: Vec<u32>,
@@ -202,6 +204,7 @@ impl Device {
             stamper: Stamper::new(high_water),
             up: false,
             mtu: 1420,
+            watches_paths: false,
             peers: Vec::new(),
             free_slots: Vec::new(),
             by_key: BTreeMap::new(),
@@ -332,7 +335,7 @@ impl Device {
             slot,
         };
         let index = session.local_index();
-        let dropped = peer.keypairs.install(session);
+        let dropped = peer.keypairs.install(session, now);
         peer.keypairs.keep();
         self.indices.insert(index, slot);
         self.table.add_receiver(index, receiver);

@@ -21,7 +21,8 @@ impl Device {
         assert!(!self.changed.held, "no transaction is left open");
         assert!(
             self.up || self.timers.next().is_none(),
-            "a link that is down has no deadline"
+            "a link that is down has no deadline: {:?}",
+            self.timers
         );
         let living: BTreeSet<u32> = self.by_key.values().copied().collect();
         for slot in self.timers.slots() {

@@ -82,6 +82,9 @@ impl Device {
         if signals & signal::STAGED != 0 {
             self.flush(slot, ctx);
         }
+        if signals & signal::PATH != 0 {
+            self.event(slot, ctx, Event::PathAsked);
+        }
         if signals & signal::REKEY != 0 && self.wants_rekey(slot, ctx.now) {
             self.initiate(slot, ctx, false);
         }
@@ -249,6 +252,12 @@ impl Device {
             return;
         };
         let (owing, unanswered) = (&peer.shared.rx.owing, &peer.shared.tx.unanswered);
+        if !self.up {
+            // A packet thread had an old table in its hands; nothing is owed over a link that is down.
+            owing.reset();
+            unanswered.reset();
+            return;
+        }
         let deadline = |mark: &Mark, period| mark.deadline(period).unwrap_or(ctx.now.after(period));
         let keepalive = owing.watched().then(|| deadline(owing, KEEPALIVE_TIMEOUT));
         let handshake = unanswered
@@ -270,7 +279,7 @@ impl Device {
         let Some(peer) = self.state_mut(slot) else {
             return;
         };
-        let Some(dropped) = peer.keypairs.confirm() else {
+        let Some(dropped) = peer.keypairs.confirm(ctx.now) else {
             return;
         };
         if let Some(answered) = peer.answered.take() {
