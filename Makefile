@@ -3,7 +3,7 @@
 #   make demo    set everything up, bring a mesh up on lab hosts of this machine, show it working, take it down
 #   make test    set everything up, run all tests (root brings the real hosts; without root they say why they are left out)
 #   make check   the fast half: lint, types, pure tests; no root, no containers
-#   make nightly what takes long: fuzzing
+#   make nightly what takes long: fuzzing, hundreds of kills and upgrades
 #
 # Everything lands in .venv, build and meshd/target; nothing outside the checkout but system packages (.ci/packages).
 
@@ -78,8 +78,13 @@ molecule: build
 # Seconds for each target of the fuzzer.
 FUZZ_SECONDS := 300
 
+# How often a daemon is killed while it sends, and how many pings it answers between upgrades.
+KILLS := 400
+PINGS := 60000
+
 nightly: setup-test
 	@meshd/fuzz/run $(FUZZ_SECONDS)
+	@MESHD_KILLS=$(KILLS) MESHD_PINGS=$(PINGS) $(CARGO) test $(RUST) --quiet --package meshd --test continuity -- --nocapture
 
 ## ---- more --------------------------------------------------------------------------------------------------------
 

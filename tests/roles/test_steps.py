@@ -121,6 +121,16 @@ def test_only_what_differs_is_sent(utils: Any, bundle: Any, role_files: Path) ->
     assert plan.changes == ["/etc/systemd/system/meshd@.service", "restarted"]
 
 
+def test_a_daemon_of_another_version_makes_way(utils: Any, bundle: Any, role_files: Path) -> None:
+    files, host = utils("files"), utils("host")
+    seen = settled(utils, bundle, role_files)
+    (role_files / "bin" / "x86_64" / "meshd").write_bytes(b"another binary")
+    plan = files.plan(host.parse(seen), bundle, role_files)
+    paths = ["/usr/local/lib/meshd/0.1.0/meshd", "/etc/meshd/prod.manifest.json"]
+    assert plan.changes == [*paths, "upgraded"]
+    assert (plan.restart, plan.upgrade) == (False, True)
+
+
 def test_a_file_of_an_older_version_is_retired(utils: Any, bundle: Any, role_files: Path) -> None:
     files, host = utils("files"), utils("host")
     old = "/usr/local/lib/meshd/0.0.9/meshd"

@@ -57,7 +57,9 @@ fn no_ping_is_lost_by_upgrades_and_nobody_shakes_hands_anew() {
     };
     let before = (handshake(&a), handshake(&b), kernel_state(&a));
     for (host, to) in [(&b, "10.77.0.1"), (&a, "fd77::2")] {
-        let (lost, times) = lost_pings(host, to, 1500, || drop(a.meshd(&["upgrade", "prod"])));
+        let (lost, times) = lost_pings(host, to, number("MESHD_PINGS", 1500), || {
+            drop(a.meshd(&["upgrade", "prod"]))
+        });
         assert_eq!(lost, 0);
         assert!(times >= 3, "{times} upgrades");
     }
@@ -70,7 +72,9 @@ fn a_crash_costs_a_few_pings_and_no_session() {
         return;
     };
     let before = (handshake(&a), handshake(&b), kernel_state(&a));
-    let (lost, times) = lost_pings(&b, "10.77.0.1", 2000, || kill_daemon(&a, supervisor));
+    let (lost, times) = lost_pings(&b, "10.77.0.1", number("MESHD_PINGS", 2000), || {
+        kill_daemon(&a, supervisor)
+    });
     assert!(times >= 3, "{times} kills");
     // The batch in hand, which at this rate is a packet or two.
     assert!(lost <= 3 * times, "{lost} pings lost by {times} kills");
@@ -174,8 +178,12 @@ fn a_full_rate_transfer_does_not_stand_still() {
 
 /// How often the daemon is killed: a few dozen here, hundreds at night.
 fn kills() -> usize {
-    let asked = std::env::var("MESHD_KILLS").ok();
-    asked.map_or(40, |text| text.parse().expect("MESHD_KILLS is a number"))
+    number("MESHD_KILLS", 40)
+}
+
+fn number(variable: &str, otherwise: usize) -> usize {
+    let asked = std::env::var(variable).ok();
+    asked.map_or(otherwise, |text| text.parse().expect("a number"))
 }
 
 /// Sends small datagrams to host 2's inner address until told to stop; how many.

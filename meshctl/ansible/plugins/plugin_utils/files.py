@@ -49,6 +49,8 @@ class Plan:
     retire: tuple[str, ...]
     reload: bool
     restart: bool
+    upgrade: bool
+    """The daemon makes way for the new binary, which loses no session."""
     enable: bool
     start: bool
 
@@ -56,8 +58,8 @@ class Plan:
     def changes(self) -> list[str]:
         """Paths and words, as the host will report them."""
         words = [word for word, so in (("enabled", self.enable), ("started", self.start)) if so]
-        if self.restart and not self.start:
-            words.append("restarted")
+        if not self.start:
+            words += [word for word, so in (("restarted", self.restart), ("upgraded", self.upgrade)) if so]
         return [*(entry.path for entry in self.place), *words, *self.retire]
 
 
@@ -102,7 +104,8 @@ def plan(host: Host, bundle: Bundle, files: Path) -> Plan:
         place=place,
         retire=retire,
         reload=reload,
-        restart=reload or any(entry.path.startswith(LIB) for entry in place),
+        restart=reload,
+        upgrade=not reload and any(entry.path.startswith(LIB) for entry in place),
         enable=not host.enabled,
         start=not host.active,
     )

@@ -123,7 +123,8 @@ def _tar(plan: files.Plan) -> bytes:
             contents[str(number)] = entry.content
             steps.append(f"file {entry.mode} {number} {entry.path}")
     steps += [f"retire {path}" for path in plan.retire]
-    steps += [f"service {word}" for word, so in (("reload", plan.reload), ("restart", plan.restart)) if so]
+    words = (("reload", plan.reload), ("restart", plan.restart), ("upgrade", plan.upgrade))
+    steps += [f"service {word}" for word, so in words if so]
     contents["list"] = "".join(f"{step}\n" for step in steps).encode()
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:

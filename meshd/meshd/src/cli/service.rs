@@ -20,7 +20,12 @@ const LOOK: Duration = Duration::from_millis(10);
 pub fn upgrade(options: &Options) -> Outcome {
     let name = &options.name;
     let asked = Instant::now();
-    Client::connect(name)?.ask(&Request::Upgrade, Duration::ZERO)?;
+    let answer = Client::connect(name)?.ask(&Request::Upgrade, Duration::ZERO)?;
+    // Asked for by systemd's own restart, since it runs `ExecStop=` after the end of a service that ends by itself: while
+    // nobody reads.
+    if let Response::Restart = answer {
+        restart_unit(name)?;
+    }
     let end = asked + PATIENCE;
     loop {
         match status(name) {
@@ -43,6 +48,25 @@ pub fn upgrade(options: &Options) -> Outcome {
             }
             _ => sleep(LOOK),
         }
+    }
+}
+
+fn restart_unit(name: &str) -> Result<(), Failure> {
+    let unit = format!("meshd@{name}");
+    let done = Command::new("systemctl").args(["restart", &unit]).output();
+    let hint = format!("restart the service that runs it, or see `journalctl -u {unit}`");
+    match done {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let why = said
+                .lines()
+                .next()
+                .unwrap_or("systemctl restart failed")
+                .to_owned();
+            Err(Failure::new(unit, why, hint))
+        }
+        Err(error) => Err(Failure::new("systemctl", error, hint)),
     }
 }
 

@@ -126,10 +126,11 @@ impl Mesh {
                 Err(failure) => Err(failure.into()),
             },
             Request::Upgrade => match self.may_upgrade() {
-                Ok(()) => {
+                Ok(()) if self.engine.store.is_supervised() => {
                     self.ending = Some(Ending::Leave);
                     Ok(Some(Response::Done))
                 }
+                Ok(()) => Ok(Some(Response::Restart)),
                 Err(failure) => Err(failure.into()),
             },
             Request::Stop => {

@@ -60,7 +60,7 @@ pub enum Request {
     },
     /// What is configured, and what is so.
     Report,
-    /// Make way for a successor, which goes on with the interface and its sessions.
+    /// May a successor go on with the interface and its sessions? Under our own supervisor: then make way for it.
     Upgrade,
     /// End, and the interface and its sessions with you.
     Stop,
@@ -93,6 +93,8 @@ pub enum Response {
     Done,
     /// Done already, before it was asked.
     Already,
+    /// It may be done, by a restart of the service.
+    Restart,
     /// Vitals; also the answer to `switch` and `ping`.
     Status(Box<Status>),
     /// What the links say.

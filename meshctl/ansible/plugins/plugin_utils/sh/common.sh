@@ -32,8 +32,9 @@ is_enabled() {
 }
 
 # A daemon in the background must not hold this script's stdout: the SSH session would wait for it.
-service() { # start|stop|restart|enable|disable
+service() { # start|stop|restart|upgrade|enable|disable
     case $init-$1 in
+    *-upgrade) meshd upgrade "$name" ;;
     systemd-*) systemctl "$1" "meshd@$name" ;;
     openrc-enable) rc-update --quiet add "meshd.$name" default ;;
     openrc-disable) rc-update --quiet delete "meshd.$name" default ;;

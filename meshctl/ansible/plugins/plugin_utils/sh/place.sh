@@ -8,7 +8,7 @@
 #   file MODE SOURCE PATH      SOURCE, a file in FOLDER, becomes PATH
 #   link TARGET PATH           PATH becomes a symbolic link
 #   retire PATH                taken away at the end, unless the manifest of another mesh names it
-#   service reload|restart     what the service needs once the files are there
+#   service reload|restart|upgrade    what the service needs once the files are there
 #
 # Prints `changed PATH`, `changed WORD` or, when it fails, `error CODE TEXT`.
 # shellcheck shell=sh
@@ -16,7 +16,7 @@ set -u
 folder=$1 name=$2 init=$3
 log=$folder/service.log
 conf=/etc/meshd/$name.conf
-undo='' changes='' reload=no restart=no was_active=no was_enabled=no
+undo='' changes='' reload=no restart=no upgrade=no was_active=no was_enabled=no
 
 changed() { changes="$changes$1
 "; }
@@ -48,8 +48,8 @@ fail() { # CODE TEXT
 # After the files are back: what ran before runs again, and what never ran leaves nothing.
 service_again() {
     [ "$init" = systemd ] && [ "$reload" = yes ] && systemctl daemon-reload
-    case $was_active-$restart in
-    yes-yes) service restart ;;
+    case $was_active-$restart-$upgrade in
+    yes-yes-* | yes-*-yes) service restart ;;
     no-*) [ -e "$conf" ] || sweep ;;
     esac
 }
@@ -124,6 +124,14 @@ service_up() {
     elif [ "$restart" = yes ]; then
         service restart || fail service "$(last_words)"
         changed restarted
+    elif [ "$upgrade" = yes ]; then
+        # A daemon that cannot make way, being too old for it, is restarted.
+        if service upgrade; then
+            changed upgraded
+        else
+            service restart || fail service "$(last_words)"
+            changed restarted
+        fi
     fi
     is_active || fail service "$(last_words)"
 }
@@ -140,7 +148,13 @@ while read -r verb one two three; do
     case $verb in
     file) write_beside "$one" "$two" "$three" ;;
     link) link_beside "$one" "$two" ;;
-    service) if [ "$one" = reload ]; then reload=yes; else restart=yes; fi ;;
+    service)
+        case $one in
+        reload) reload=yes ;;
+        restart) restart=yes ;;
+        upgrade) upgrade=yes ;;
+        esac
+        ;;
     esac
 done < "$folder/list"
 
