@@ -68,6 +68,8 @@ def configure(mesh: Mesh, host: Host, ring: KeyRing) -> WgConf:
         relay=host.relay,
         forward=host.lan,
         hosts=_host_lines(mesh, host),
+        kill_switch=host.kill_switch is not None,
+        kill_switch_allow=host.kill_switch.allow if host.kill_switch is not None else (),
         peers=tuple(
             WgPeer(
                 name=peer.name,

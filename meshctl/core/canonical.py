@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from meshctl.core import ip
 from meshctl.core.keys import PublicKey, Secret, psk_fingerprint, public_of
-from meshctl.core.wgconf import Table, WgConf, WgPeer
+from meshctl.core.wgconf import Table, WgConf, WgPeer, services_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ class PublicConf:
     forward: tuple[ip.Net, ...] = ()
     hosts: tuple[str, ...] = ()
     kill_switch: bool = False
+    kill_switch_allow: tuple[int, ...] = ()
     routes: tuple[ip.Net, ...] = ()
     peers: tuple[PublicPeer, ...] = ()
 
@@ -67,6 +68,7 @@ def public(conf: WgConf | None) -> PublicConf | None:
         forward=ip.sort_nets(conf.forward),
         hosts=tuple(sorted(set(map(str, conf.hosts)))),
         kill_switch=conf.kill_switch,
+        kill_switch_allow=tuple(sorted(set(conf.kill_switch_allow))),
         routes=_routes(conf),
         peers=tuple(sorted(map(_public_peer, conf.peers), key=lambda p: p.public_key)),
     )
@@ -127,6 +129,7 @@ def _interface(conf: PublicConf) -> Iterator[tuple[str, object]]:
     for line in conf.hosts:
         yield "Host", line
     yield "KillSwitch", "on" if conf.kill_switch else None
+    yield "KillSwitchAllow", services_text(conf.kill_switch_allow)
     yield "Routes", ", ".join(map(ip.net_text, conf.routes))
 
 
@@ -212,6 +215,7 @@ def _read_interface(words: _Words, peers: tuple[PublicPeer, ...]) -> PublicConf:
         forward=ip.sort_nets(map(_network, words.items("Forward"))),
         hosts=tuple(sorted(words.lines("Host"))),
         kill_switch=words.text("KillSwitch") == "on",
+        kill_switch_allow=tuple(sorted(int(item.removeprefix("tcp/")) for item in words.items("KillSwitchAllow"))),
         routes=ip.sort_nets(map(_network, words.items("Routes"))),
         peers=tuple(sorted(peers, key=lambda p: p.public_key)),
     )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from meshctl.core import ip
 from meshctl.core.canonical import PublicConf, PublicPeer
 from meshctl.core.keys import PublicKey
+from meshctl.core.wgconf import services_text
 
 LINKED = "linked"
 
@@ -74,6 +75,7 @@ def _facts(conf: PublicConf, names: Mapping[PublicKey, str]) -> Iterator[tuple[F
         ("table", conf.table if conf.table != "auto" else None),
         ("relay", "on" if conf.relay else None),
         ("kill switch", "on" if conf.kill_switch else None),
+        ("kill switch lets answer", services_text(conf.kill_switch_allow)),
     )
     for what, value in singles:
         if value:

@@ -16,7 +16,7 @@ from pydantic.annotated_handlers import GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from meshctl.core import ip, names
-from meshctl.core.spec import At, EndpointWords, SshAddress, host_port
+from meshctl.core.spec import At, EndpointWords, KillSwitch, SshAddress, host_port
 
 NOT_YET = {
     "devices": "a device gets its file or QR code from a later version",
@@ -25,7 +25,6 @@ NOT_YET = {
     "expect": "run meshctl plan: it lists which pairs gain and lose reach",
     "exit": "a host can't be a way out to the internet yet",
     "keys": "private keys are made by meshctl and kept in mesh.keys",
-    "kill_switch": "ignoring it would leak what you wanted kept in",
     "route": "a host can't send all its traffic through the mesh yet",
     "via": "write links: {hub: NAME} for a way through a host",
 }
@@ -76,6 +75,26 @@ def _at(value: object) -> At:
             raise _fault("port", "a private endpoint has the host's own port", f"write {endpoint}")
     place = _text(value, "at", "office, or {office: 10.0.0.5}")
     return At(_label("place")(place), endpoint)
+
+
+def _kill_switch(value: object) -> KillSwitch | None:
+    """`true`, `false`, or `{allow: [tcp/22]}` with the services whose answers may leave all the same."""
+    if isinstance(value, bool):
+        return KillSwitch() if value else None
+    if not isinstance(value, dict) or set(value) != {"allow"}:
+        raise _fault("type", "kill_switch is true, false or {allow: …}", "write kill_switch: {allow: [tcp/22]}")
+    return KillSwitch(tuple(sorted({_tcp_port(item) for item in _listed(value["allow"])})))
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
+
+
+def _tcp_port(value: object) -> int:
+    kind, _, port = str(value).lower().partition("/")
+    if kind != "tcp" or not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        raise _fault("port", f"{value!r} is not a TCP service", "write it as tcp/22")
+    return int(port)
 
 
 def _net(value: object) -> ip.Net:
@@ -150,6 +169,7 @@ def _one_or_more(item: dict[str, Any]) -> WithJsonSchema:
 
 _LABEL = {"type": "string", "pattern": f"^{names.LABEL.pattern}$"}
 _CIDR = {"type": "string", "examples": ["192.168.20.0/24", "fd00:1::/64"]}
+_SERVICE = {"type": "string", "pattern": "^tcp/[0-9]{1,5}$", "examples": ["tcp/22"]}
 _IP = {"type": "string", "examples": ["10.20.0.1", "fd00:1::1"]}
 
 Mesh = Annotated[str, PlainValidator(_mesh), WithJsonSchema({"type": "string", "pattern": f"^{names.MESH.pattern}$"})]
@@ -178,6 +198,23 @@ Place = Annotated[
         }
     ),
 ]
+Closed = Annotated[
+    KillSwitch | None,
+    PlainValidator(_kill_switch),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "boolean"},
+                {
+                    "type": "object",
+                    "properties": {"allow": {"anyOf": [_SERVICE, {"type": "array", "items": _SERVICE}]}},
+                    "required": ["allow"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
 Text = Annotated[str, BeforeValidator(_number_as_text)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Mtu = Annotated[int, Field(ge=1280, le=65455)]
@@ -199,6 +236,9 @@ class Defaults(Words):
     at: Place | None = Field(None, description="hosts at the same place use their private endpoints")
     port: Port | None = Field(None, description="UDP port that meshd listens on")
     mtu: Mtu | None = Field(None, description="MTU of the interface; default: right for the path")
+    kill_switch: Closed = Field(
+        None, description="nothing leaves but through the mesh: true, or {allow: [tcp/22]} for answers of services"
+    )
 
 
 class Host(Defaults):

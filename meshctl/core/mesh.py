@@ -16,7 +16,7 @@ from meshctl.core.addresses import Allotment, allot, derive
 from meshctl.core.errors import Invalid, Problem
 from meshctl.core.keys import PublicKey
 from meshctl.core.lock import Lock, LockedHost
-from meshctl.core.spec import HostSpec, Pair, Spec, SshAddress, pair
+from meshctl.core.spec import HostSpec, KillSwitch, Pair, Spec, SshAddress, pair
 from meshctl.core.topology import Topology, topology
 
 DEFAULT_PORT = 51820
@@ -61,6 +61,7 @@ class Host:
     groups: frozenset[str] = frozenset()
     owner: str | None = None
     note: str | None = None
+    kill_switch: KillSwitch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,7 @@ def resolve(
             groups=host.groups,
             owner=host.owner,
             note=host.note,
+            kill_switch=host.kill_switch,
         )
         for name, host in sorted(spec.hosts.items())
     }

@@ -138,6 +138,7 @@ class _Parser:
             port=_first(host.port, base and base.port, words.port),
             mtu=_first(host.mtu, base and base.mtu, words.mtu),
             addresses=tuple(host.address or ()),
+            kill_switch=(host if "kill_switch" in host.model_fields_set else base or host).kill_switch,
         )
 
     # the rules between two places

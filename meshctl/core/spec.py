@@ -91,6 +91,13 @@ class At:
 
 
 @dataclass(frozen=True, slots=True)
+class KillSwitch:
+    """`kill_switch:` of a host that is closed; `allow` are the TCP ports whose services may answer past the mesh."""
+
+    allow: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class HostSpec:
     name: str
     ssh: SshAddress
@@ -105,6 +112,7 @@ class HostSpec:
     port: int | None = None
     mtu: int | None = None
     addresses: tuple[Addr, ...] = ()
+    kill_switch: KillSwitch | None = None
 
 
 @dataclass(frozen=True, slots=True)

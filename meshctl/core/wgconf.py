@@ -59,6 +59,7 @@ class WgConf:
     hosts: tuple[HostLine, ...] = ()
     dns: tuple[str, ...] = ()
     kill_switch: bool = False
+    kill_switch_allow: tuple[int, ...] = ()
     peers: tuple[WgPeer, ...] = ()
 
 
@@ -95,6 +96,12 @@ def _interface(conf: WgConf) -> Iterator[tuple[str, object]]:
         yield "Host", line
     yield "DNS", ", ".join(conf.dns)
     yield "KillSwitch", "on" if conf.kill_switch else None
+    yield "KillSwitchAllow", services_text(conf.kill_switch_allow)
+
+
+def services_text(ports: Iterable[int]) -> str:
+    """TCP services as the language writes them."""
+    return ", ".join(f"tcp/{port}" for port in ports)
 
 
 def _peer(peer: WgPeer) -> Iterator[tuple[str, object]]:

@@ -221,6 +221,13 @@ def _endpoint(text: str) -> ip.Endpoint:
     return ip.Endpoint.of(host, _number(1, 65535)(port))
 
 
+def _service(text: str) -> int:
+    kind, slash, port = text.lower().partition("/")
+    if kind != "tcp" or not slash:
+        raise ValueError("not a TCP service", "write it as tcp/22")
+    return _number(1, 65535)(port)
+
+
 def _expires(text: str) -> str:
     try:
         if re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", text):
@@ -246,6 +253,7 @@ _INTERFACE: Mapping[str, _Key] = {
     "host": ("hosts", _host, True),
     "dns": ("dns", _list(str), True),
     "killswitch": ("kill_switch", _switch, False),
+    "killswitchallow": ("kill_switch_allow", _list(_service), True),
 }
 _PEER: Mapping[str, _Key] = {
     "name": ("name", _label, False),

@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from meshctl.core.parse import parse
-from meshctl.core.spec import At, EndpointWords, Full, Hub, LabSpec, Lines, SshAddress
+from meshctl.core.spec import At, EndpointWords, Full, Hub, KillSwitch, LabSpec, Lines, SshAddress
 from meshctl.shell import yamlfile
 
 from .made import THREE, problems_of, spec_of
@@ -102,6 +102,16 @@ def test_anchors_and_merges_of_plain_yaml() -> None:
     assert (spec.hosts["b"].mtu, spec.hosts["b"].nat, spec.hosts["b"].ssh.host) == (1400, False, "b")
 
 
+def test_a_host_is_closed_in_its_own_words_or_those_of_all() -> None:
+    spec = spec_of(
+        "mesh: m\ndefaults: {kill_switch: true}\nhosts:\n  a: r@a\n  b: {ssh: r@b, kill_switch: false}\n"
+        "  c: {ssh: r@c, kill_switch: {allow: [tcp/443, tcp/22, TCP/22]}}\n"
+        "  d: {ssh: r@d, kill_switch: {allow: tcp/22}}\n"
+    )
+    closed = {name: host.kill_switch for name, host in spec.hosts.items()}
+    assert closed == {"a": KillSwitch(), "b": None, "c": KillSwitch((22, 443)), "d": KillSwitch((22,))}
+
+
 FAULTS = {
     # text: (line, column, code, what, hint)
     "": (1, 1, "type", "not a mesh", "mesh: NAME"),
@@ -185,6 +195,14 @@ FAULTS = {
         "give it to one host",
     ),
     "mesh: m\nhosts: {a: {ssh: r@a, groups: b}, b: r@b}\n": (2, 31, "duplicate", "b is a host", "rename the group"),
+    "mesh: m\nhosts: {a: {ssh: r@a, kill_switch: on}}\n": (
+        2,
+        36,
+        "type",
+        "true, false or {allow: …}",
+        "{allow: [tcp/22]}",
+    ),
+    "mesh: m\nhosts: {a: {ssh: r@a, kill_switch: {allow: [22]}}}\n": (2, 23, "port", "22 is not a TCP", "tcp/22"),
     THREE + "links: ful\n": (6, 8, "link", "not a way to link", "did you mean full?"),
     THREE + "links: {hub: d}\n": (6, 14, "unknown-name", "there is no host d", "declared: a, b, c"),
     THREE + "links: {hub: []}\n": (6, 14, "missing", "hub is empty", "name at least one"),
@@ -232,7 +250,6 @@ def test_one_fault_is_one_problem(text: str) -> None:
         'expect: ["a reaches b"]',
         "defaults: {exit: true}",
         "defaults: {keys: host}",
-        "defaults: {kill_switch: true}",
     ],
 )
 def test_words_of_later_versions_are_never_ignored(addition: str) -> None:

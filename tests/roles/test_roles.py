@@ -108,3 +108,30 @@ def test_after_a_reboot_the_mesh_comes_back(fleet: Fleet, tmp_path: Path) -> Non
     assert play(fleet, "site", tmp_path).exit == 0
     fleet.reboot("a", "b")
     fleet["a"].reaches("b.prod")
+
+
+def test_a_closed_host_boots_closed(fleet: Fleet, tmp_path: Path) -> None:
+    """The guard comes before the network and before the daemon, and holds without one."""
+    closed = "defaults: {kill_switch: {allow: [tcp/22]}}\n"
+    bundles.write(tmp_path, fleet, closed)
+    first = play(fleet, "site", tmp_path)
+    assert first.exit == 0, first.output
+    assert "/etc/systemd/system/meshd-guard@.service" in first.changed("a")
+    again = play(fleet, "site", tmp_path)
+    assert [again.changed(host.name) for host in fleet.hosts] == [[], [], []]
+
+    fleet["a"].run("systemctl is-enabled meshd-guard@prod && systemctl mask meshd@prod")
+    fleet.reboot("a", "b")
+    when = "systemctl show --value -p ActiveEnterTimestampMonotonic"
+    fleet["a"].run(
+        f"systemctl is-active meshd-guard@prod && test $({when} meshd-guard@prod) -le $({when} network-pre.target)"
+    )
+    way = fleet["a"].run("ip route get 203.0.113.9 2>&1", check=False).stdout
+    assert "No route to host" in way, way
+    fleet["a"].run("nft list table inet meshd_prod && systemctl unmask meshd@prod && systemctl start meshd@prod")
+    fleet["a"].reaches("b.prod")
+    fleet["b"].run("systemctl is-active meshd-guard@prod")
+
+    gone = play(fleet, "remove", tmp_path)
+    assert gone.exit == 0, gone.output
+    fleet["a"].run("! systemctl is-active meshd-guard@prod && ! nft list table inet meshd_prod")

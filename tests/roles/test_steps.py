@@ -18,6 +18,7 @@ from .hosts import ROOT
 ROLE_FILES = ROOT / "roles" / "daemon" / "files"
 CONF = b"[Interface]\nPrivateKey = gA4Yq+k7bnwLXKJsLbSGSfQmKkc1lBnCnSCjkbOy+F0=\nListenPort = 51820\n"
 CONF_SHA256 = "c" * 64
+GUARDS = ("meshd-guard@.service", "meshd-guard.openrc")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ class Script:
 
 @pytest.fixture
 def role_files(tmp_path: Path) -> Path:
-    for unit in ("meshd@.service", "without-credentials/meshd@.service", "meshd.openrc"):
+    for unit in ("meshd@.service", "without-credentials/meshd@.service", *GUARDS, "meshd.openrc"):
         (tmp_path / "files" / unit).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "files" / unit).write_bytes((ROLE_FILES / unit).read_bytes())
     (tmp_path / "files" / "bin" / "x86_64").mkdir(parents=True)
@@ -107,7 +108,8 @@ def test_a_fresh_host_gets_everything_in_one_stream(utils: Any, bundle: Any, rol
         "link 0.1.0 /usr/local/lib/meshd/current",
         "link /usr/local/lib/meshd/current/meshd /usr/local/bin/meshd",
         "file 0644 3 /etc/systemd/system/meshd@.service",
-        "file 0600 4 /etc/meshd/prod.manifest.json",
+        "file 0644 4 /etc/systemd/system/meshd-guard@.service",
+        "file 0600 5 /etc/meshd/prod.manifest.json",
         "service reload",
         "service restart",
     ]
@@ -115,7 +117,9 @@ def test_a_fresh_host_gets_everything_in_one_stream(utils: Any, bundle: Any, rol
 
 def test_only_what_differs_is_sent(utils: Any, bundle: Any, role_files: Path) -> None:
     files, host = utils("files"), utils("host")
-    seen = settled(utils, bundle, role_files).replace(" 0644 /etc/systemd", " 0600 /etc/systemd")
+    seen = settled(utils, bundle, role_files).replace(
+        " 0644 /etc/systemd/system/meshd@", " 0600 /etc/systemd/system/meshd@"
+    )
     plan = files.plan(host.parse(seen), bundle, role_files)
     assert [entry.path for entry in plan.place] == ["/etc/systemd/system/meshd@.service"]
     assert plan.changes == ["/etc/systemd/system/meshd@.service", "restarted"]
@@ -129,6 +133,15 @@ def test_a_daemon_of_another_version_makes_way(utils: Any, bundle: Any, role_fil
     paths = ["/usr/local/lib/meshd/0.1.0/meshd", "/etc/meshd/prod.manifest.json"]
     assert plan.changes == [*paths, "upgraded"]
     assert (plan.restart, plan.upgrade) == (False, True)
+
+
+def test_another_guard_is_no_reason_to_restart(utils: Any, bundle: Any, role_files: Path) -> None:
+    files, host = utils("files"), utils("host")
+    guard = "/etc/systemd/system/meshd-guard@.service"
+    seen = settled(utils, bundle, role_files).replace(f" 0644 {guard}", f" 0600 {guard}")
+    plan = files.plan(host.parse(seen), bundle, role_files)
+    assert plan.changes == [guard]
+    assert (plan.reload, plan.restart) == (True, False)
 
 
 def test_a_file_of_an_older_version_is_retired(utils: Any, bundle: Any, role_files: Path) -> None:

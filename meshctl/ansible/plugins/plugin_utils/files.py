@@ -1,6 +1,7 @@
 """Which files a host gets, and what differs from what it has: values in, values out.
 
-The binary and the link to it, and the one file its init wants. A plan is what place.sh does on the host: what is
+The binary and the links to it, and the files its init wants: the service, and the guard that closes the host at
+boot. A plan is what place.sh does on the host: what is
 equal there already (digest and mode) is not in it, so the binary travels only when it must.
 """
 
@@ -76,8 +77,11 @@ def wanted(host: Host, bundle: Bundle, files: Path) -> tuple[File | Link, ...]:
     if host.init == "systemd":
         unit = "meshd@.service" if host.credentials else "without-credentials/meshd@.service"
         entries.append(File("/etc/systemd/system/meshd@.service", "0644", (files / unit).read_bytes()))
+        guard = files / "meshd-guard@.service"
+        entries.append(File("/etc/systemd/system/meshd-guard@.service", "0644", guard.read_bytes()))
     elif host.init == "openrc":
-        entries.append(File(f"/etc/init.d/meshd.{bundle.name}", "0755", (files / "meshd.openrc").read_bytes()))
+        for script, source in (("meshd", "meshd.openrc"), ("meshd-guard", "meshd-guard.openrc")):
+            entries.append(File(f"/etc/init.d/{script}.{bundle.name}", "0755", (files / source).read_bytes()))
     manifest = {
         "schema": 1,
         "name": bundle.name,
@@ -100,12 +104,13 @@ def plan(host: Host, bundle: Bundle, files: Path) -> Plan:
         place = (*place, manifest)
     retire = tuple(sorted(_own_paths(host) - {entry.path for entry in entries}))
     reload = any(entry.path.endswith(".service") for entry in place)
+    restart = any(entry.path == "/etc/systemd/system/meshd@.service" for entry in place)
     return Plan(
         place=place,
         retire=retire,
         reload=reload,
-        restart=reload,
-        upgrade=not reload and any(entry.path.startswith(LIB) for entry in place),
+        restart=restart,
+        upgrade=not restart and any(entry.path.startswith(LIB) for entry in place),
         enable=not host.enabled,
         start=not host.active,
     )

@@ -51,7 +51,9 @@ pub fn check_reach(conf: &Conf) -> Result<(), Failure> {
     Err(Failure::new(
         "conf, KillSwitch",
         format!("you are connected from {client}, and answers to it could not leave any more"),
-        format!("add KillSwitchAllow = tcp/{port}, or connect over the mesh"),
+        format!(
+            "add KillSwitchAllow = tcp/{port}, in mesh.yaml kill_switch: {{allow: [tcp/{port}]}}, or connect over the mesh"
+        ),
     )
     .exit(Exit::BadConf))
 }

@@ -467,7 +467,9 @@ fn tun_failure(name: &str, error: &TunError) -> Failure {
     let hint = match error {
         TunError::NameTaken => return foreign_link(name),
         TunError::Missing => "load the module `tun`, or give the container /dev/net/tun",
-        TunError::Forbidden => "it needs CAP_NET_ADMIN and access to /dev/net/tun",
+        TunError::Forbidden => {
+            "it needs CAP_NET_ADMIN, and /dev/net/tun of mode 0666 as udev makes it"
+        }
         _ => "",
     };
     Failure::new(format!("interface {name}"), error, hint)

@@ -25,8 +25,14 @@ is_active() {
 
 is_enabled() {
     case $init in
-    systemd) systemctl is-enabled --quiet "meshd@$name" 2> /dev/null ;;
-    openrc) rc-update show default 2> /dev/null | grep -q "^ *meshd\.$name " ;;
+    systemd)
+        systemctl is-enabled --quiet "meshd@$name" 2> /dev/null &&
+            systemctl is-enabled --quiet "meshd-guard@$name" 2> /dev/null
+        ;;
+    openrc)
+        rc-update show default 2> /dev/null | grep -q "^ *meshd\.$name " &&
+            rc-update show boot 2> /dev/null | grep -q "^ *meshd-guard\.$name "
+        ;;
     none) true ;; # there is nothing that could enable it
     esac
 }
@@ -35,9 +41,18 @@ is_enabled() {
 service() { # start|stop|restart|upgrade|enable|disable
     case $init-$1 in
     *-upgrade) meshd upgrade "$name" ;;
+    systemd-disable)
+        # The guard has done its part at boot, and has nothing to take back.
+        systemctl disable "meshd@$name"
+        systemctl stop "meshd-guard@$name"
+        ;;
     systemd-*) systemctl "$1" "meshd@$name" ;;
-    openrc-enable) rc-update --quiet add "meshd.$name" default ;;
-    openrc-disable) rc-update --quiet delete "meshd.$name" default ;;
+    openrc-enable) rc-update --quiet add "meshd.$name" default && rc-update --quiet add "meshd-guard.$name" boot ;;
+    openrc-disable)
+        rc-update --quiet delete "meshd.$name" default
+        rc-update --quiet delete "meshd-guard.$name" boot
+        rc-service "meshd-guard.$name" stop
+        ;;
     openrc-*) rc-service "meshd.$name" "$1" ;;
     none-start | none-stop) meshd "$1" "$name" ;;
     none-restart) meshd stop "$name" && meshd start "$name" ;;

@@ -50,11 +50,12 @@ service_state() {
     case $init in
     systemd)
         active=$(systemctl is-active "meshd@$name" 2> /dev/null)
-        enabled=$(systemctl is-enabled "meshd@$name" 2> /dev/null)
+        enabled=$(systemctl is-enabled "meshd@$name" "meshd-guard@$name" 2> /dev/null | sort -u)
         ;;
     openrc)
         rc-service "meshd.$name" status > /dev/null 2>&1 && active=active
-        rc-update show default 2> /dev/null | grep -q "^ *meshd\.$name " && enabled=enabled
+        rc-update show default 2> /dev/null | grep -q "^ *meshd\.$name " &&
+            rc-update show boot 2> /dev/null | grep -q "^ *meshd-guard\.$name " && enabled=enabled
         ;;
     none)
         read -r pid 2> /dev/null < "/run/meshd/$name.pid" && kill -0 "$pid" 2> /dev/null && active=active

@@ -24,9 +24,10 @@ else
     service stop
     [ ! -x /usr/local/bin/meshd ] || [ ! -e "/etc/meshd/$name.conf" ] || meshd_remove
 fi
-if [ "$init" != none ] && is_enabled; then
+if [ "$init" != none ]; then
+    # In part it may be so too: an older one without its guard.
+    is_enabled && changed disabled
     service disable
-    changed disabled
 fi
 
 if [ -r "$manifest" ]; then
