@@ -33,6 +33,16 @@ pub fn uapi_socket(interface: &str) -> PathBuf {
     PathBuf::from(format!("/run/wireguard/{interface}.sock"))
 }
 
+/// The folder of those.
+pub fn uapi_dir() -> PathBuf {
+    PathBuf::from("/run/wireguard")
+}
+
+/// The folders that the daemon writes to.
+pub fn written() -> [PathBuf; 3] {
+    [PathBuf::from("/run/meshd"), uapi_dir(), state_dir()]
+}
+
 /// Process id of a supervisor.
 pub fn pid_file(name: &str) -> PathBuf {
     PathBuf::from(format!("/run/meshd/{name}.pid"))

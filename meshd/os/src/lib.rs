@@ -17,6 +17,7 @@ pub mod events;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod keeper;
+pub mod landlock;
 pub mod memory;
 pub mod namespace;
 pub mod netlink;
@@ -27,6 +28,7 @@ pub mod process;
 pub mod random;
 pub mod resolve;
 pub mod sandbox;
+pub mod seccomp;
 mod sys;
 pub mod tun;
 pub mod uapi_socket;

@@ -3,12 +3,13 @@
 use super::engine::{Engine, Happening};
 use super::interface::{failure, Interface};
 use crate::failure::Outcome;
+use crate::paths;
 use meshd_proto::Tai64n;
 
 /// Runs in the foreground.
 pub fn run(name: &str) -> Outcome {
     let fail = |error| failure(name, error);
-    let mut engine = Engine::new().map_err(fail)?;
+    let mut engine = Engine::new(&[paths::uapi_dir()]).map_err(fail)?;
     let mut interface = Interface::create(name, Tai64n::ZERO, &engine.store, None)?;
     interface.start(&mut engine.world)?;
     engine.install(interface).map_err(fail)?;

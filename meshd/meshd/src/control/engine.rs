@@ -7,15 +7,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use meshd_os::events::{Alarm, Poller, Ready, Signals};
 use meshd_os::netlink::{LinkEvent, LinkEvents};
 use meshd_os::uapi_socket::Listener;
-use meshd_os::{sandbox, Result};
+use meshd_os::Result;
 use meshd_proto::{uapi, Event, Tai64n, Time};
 
+use super::confine;
 use super::conversation::Conversation;
 use super::interface::Interface;
 use super::memory::Keeping;
@@ -60,18 +62,6 @@ pub const MAX_CONVERSATIONS: usize = 256;
 /// How often the state of a link in another namespace is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Gives up what the daemon doesn't need, before there are threads or keys. Where the kernel or a container refuses, it
-/// runs all the same, and says so.
-fn give_up_privileges() {
-    let kept = sandbox::keep_capabilities(&[sandbox::NET_ADMIN, sandbox::NET_BIND_SERVICE]);
-    for error in [kept, sandbox::no_new_privileges(), sandbox::undumpable()]
-        .into_iter()
-        .filter_map(Result::err)
-    {
-        eprintln!("meshd: warning: {error}");
-    }
-}
-
 /// See the file's head.
 pub struct Engine {
     poller: Poller,
@@ -97,10 +87,11 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine without interface. Blocks the signals it waits for, so call it before any thread is started.
-    pub fn new() -> Result<Self> {
+    /// An engine without interface; from here on this process writes to `folders` only. Blocks the signals it waits for, so
+    /// call it before any thread is started.
+    pub fn new(folders: &[PathBuf]) -> Result<Self> {
         let signals = Signals::new(&[libc::SIGTERM, libc::SIGINT])?;
-        give_up_privileges();
+        confine::confine(folders);
         let (poller, alarm, link_events) =
             (Poller::new()?, Alarm::new()?, LinkEvents::subscribe()?);
         poller.add(&alarm, ALARM)?;

@@ -105,7 +105,7 @@ pub fn run(name: &str) -> Outcome {
 impl Mesh {
     fn new(name: &str) -> Result<Self, Vec<Failure>> {
         let fail = |error| failure(name, error);
-        let mut engine = Engine::new().map_err(fail)?;
+        let mut engine = Engine::new(&paths::written()).map_err(fail)?;
         let path = paths::control_socket(name);
         if let Some(folder) = path.parent() {
             // If it can't be made, binding says so in better words.

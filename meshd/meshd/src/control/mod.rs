@@ -3,6 +3,7 @@
 
 pub mod bare;
 mod closing;
+mod confine;
 mod conversation;
 mod engine;
 mod interface;

@@ -36,6 +36,8 @@ exec sleep 600";
 /// A host.
 pub struct Host {
     holder: Child,
+    /// The command that enters its namespaces, but for the process that holds them.
+    enter: Vec<String>,
     /// Started on it, ended with it.
     children: Vec<Child>,
 }
@@ -91,10 +93,13 @@ fn text(bytes: &[u8]) -> String {
 impl Host {
     fn new() -> Self {
         let mut command = Command::new("unshare");
-        command
-            .args(["--net", "--mount", "sh", "-c", SET_UP])
-            .stdout(Stdio::piped());
-        let mut holder = command.spawn().unwrap();
+        command.args(["--net", "--mount", "sh", "-c", SET_UP]);
+        Self::held_by(command, &["nsenter", "--net", "--mount"])
+    }
+
+    /// The host whose namespaces `holder` makes and holds; it says `ready`, and `enter` leads there.
+    pub fn held_by(mut holder: Command, enter: &[&str]) -> Self {
+        let mut holder = holder.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(holder.stdout.as_mut().unwrap())
             .read_line(&mut line)
@@ -102,6 +107,7 @@ impl Host {
         assert_eq!(line, "ready\n");
         Self {
             holder,
+            enter: enter.iter().map(|word| (*word).to_owned()).collect(),
             children: Vec::new(),
         }
     }
@@ -113,9 +119,10 @@ impl Host {
 
     /// A command to be run on it.
     pub fn command(&self, program: &str, args: &[&str]) -> Command {
-        let mut command = Command::new("nsenter");
+        let mut command = Command::new(&self.enter[0]);
         command
-            .args(["--net", "--mount", "-t"])
+            .args(&self.enter[1..])
+            .arg("-t")
             .arg(self.holder.id().to_string())
             .arg(program)
             .args(args);
