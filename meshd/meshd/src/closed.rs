@@ -101,7 +101,8 @@ impl Step {
 
 /// The families of which no packet may leave by another way.
 fn families(conf: &Conf) -> Vec<Family> {
-    if conf.interface.table != conf::Table::Auto {
+    // In a namespace of its own there is no other way.
+    if conf.interface.table != conf::Table::Auto || conf.interface.namespace.is_some() {
         return Vec::new();
     }
     let default_of = |family| {

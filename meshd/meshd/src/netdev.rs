@@ -21,7 +21,10 @@ const IPV6_OFF: [i32; 3] = [libc::EACCES, libc::EOPNOTSUPP, libc::EAFNOSUPPORT];
 
 /// Our link.
 pub struct NetDev {
+    /// Where the link is.
     netlink: Netlink,
+    /// Where the sockets are, if that is elsewhere.
+    outside: Option<Netlink>,
     index: u32,
     /// What could not be set because IPv6 is turned off; counted as there, so that it isn't tried again and again.
     addresses_without_ipv6: BTreeSet<Cidr>,
@@ -44,9 +47,17 @@ pub struct Observed {
 }
 
 impl NetDev {
-    /// The link called `name`.
+    /// The link called `name`, here.
     pub fn find(name: &str) -> Result<Self> {
-        let netlink = Netlink::open()?;
+        Self::at(name, Netlink::open()?, None)
+    }
+
+    /// The link called `name` in the namespace of `netlink`, whose sockets stay here.
+    pub fn find_there(name: &str, netlink: Netlink) -> Result<Self> {
+        Self::at(name, netlink, Some(Netlink::open()?))
+    }
+
+    fn at(name: &str, netlink: Netlink, outside: Option<Netlink>) -> Result<Self> {
         let link = netlink.link(name)?.ok_or_else(|| {
             Error::new(
                 format!("look up link {name}"),
@@ -56,6 +67,7 @@ impl NetDev {
         let forwarding = Forwarding::open(paths::forward_record(name), &netlink);
         Ok(Self {
             netlink,
+            outside,
             index: link.index,
             addresses_without_ipv6: BTreeSet::new(),
             routes_without_ipv6: BTreeSet::new(),
@@ -207,18 +219,16 @@ impl NetDev {
     /// The largest packet that goes unfragmented to `to` with this mark, in bytes, as far as this host knows; `None`
     /// when there is no way, or the way is through this link itself.
     pub fn mtu_towards(&self, to: IpAddr, mark: u32) -> Result<Option<u32>> {
-        let Some(way) = self.netlink.route_to(to, mark)? else {
+        let netlink = self.outside.as_ref().unwrap_or(&self.netlink);
+        let Some(way) = netlink.route_to(to, mark)? else {
             return Ok(None);
         };
-        if way.ifindex == self.index {
+        if way.ifindex == self.index && self.outside.is_none() {
             return Ok(None);
         }
         match way.mtu {
             Some(mtu) => Ok(Some(mtu)),
-            None => Ok(self
-                .netlink
-                .link_by_index(way.ifindex)?
-                .map(|link| link.mtu)),
+            None => Ok(netlink.link_by_index(way.ifindex)?.map(|link| link.mtu)),
         }
     }
 }

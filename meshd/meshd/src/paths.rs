@@ -76,6 +76,11 @@ pub fn label_mark(name: &str) -> PathBuf {
     state_dir().join(format!("{name}.tai64n"))
 }
 
+/// Says which network namespace was made for a mesh.
+pub fn made_namespace(name: &str) -> PathBuf {
+    PathBuf::from(format!("/run/meshd/{name}.netns"))
+}
+
 /// The links whose forwarding was turned on.
 pub fn forward_record(name: &str) -> PathBuf {
     state_dir().join(format!("{name}.forward"))

@@ -24,6 +24,7 @@ pub mod netlink;
 pub mod nft;
 pub mod notify;
 pub mod offload;
+pub mod passing;
 pub mod process;
 pub mod random;
 pub mod resolve;

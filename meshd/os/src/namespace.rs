@@ -1,10 +1,22 @@
-//! Network namespaces of the calling thread.
+//! Network namespaces: of the calling thread, and those with a name.
 //!
-//! A TUN, a socket or a netlink conversation belongs to the namespace it was made in and stays usable from any other.
-use crate::error::{Context, Result};
+//! A TUN, a socket or a netlink conversation belongs to the namespace it was made in and stays usable from any other. Named
+//! ones are iproute2's (ip-netns(8)): a file in /run/netns that the namespace is mounted on, which keeps it alive. A program
+//! that is run in one gets files of /etc/netns/NAME in the place of those of /etc, and a /sys that shows the namespace's links.
+//!
+//! Source: network_namespaces(7), mount_namespaces(7), mount(2); iproute2's lib/namespace.c, ip/ipnetns.c.
+use crate::error::{Context, Error, Result};
 use crate::sys;
-use std::fs::File;
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Where named namespaces are.
+const NAMED: &str = "/run/netns";
 
 /// A handle on the calling thread's network namespace; the namespace lives as long as the handle.
 pub fn current() -> Result<OwnedFd> {
@@ -37,4 +49,190 @@ pub fn within<T>(namespace: &impl AsFd, f: impl FnOnce() -> T) -> Result<T> {
     let answer = f();
     enter(home.as_fd())?;
     Ok(answer)
+}
+
+fn path_of(name: &str) -> PathBuf {
+    Path::new(NAMED).join(name)
+}
+
+/// The namespace called `name`; NotFound when there is none.
+pub fn named(name: &str) -> Result<OwnedFd> {
+    File::open(path_of(name))
+        .map(OwnedFd::from)
+        .context(|| format!("open the network namespace {name}"))
+}
+
+/// The namespace called `name`, made when there is none, as `ip netns add` makes it (CAP_SYS_ADMIN); whether it was made.
+pub fn named_or_new(name: &str) -> Result<(OwnedFd, bool)> {
+    let what = || format!("make the network namespace {name}");
+    let path = path_of(name);
+    // A file that nothing is mounted on is what `ip netns add` leaves when it fails half-way; entering would say so.
+    match named(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        other => return Ok((other?, false)),
+    }
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(NAMED)
+        .context(what)?;
+    share(Path::new(NAMED)).context(what)?;
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o000)
+        .open(&path);
+    file.context(what)?;
+    // In a thread of its own, which ends there: this one stays where it is.
+    let mounted = path.clone();
+    let make = move || -> io::Result<()> {
+        sys::check(unsafe_unshare(libc::CLONE_NEWNET))?;
+        mount(
+            Path::new("/proc/thread-self/ns/net"),
+            &mounted,
+            None,
+            libc::MS_BIND,
+        )
+    };
+    let made = std::thread::spawn(make).join();
+    let made = made.unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
+    if let Err(error) = made {
+        let _ = fs::remove_file(&path);
+        return Err(Error::new(what(), error));
+    }
+    Ok((named(name)?, true))
+}
+
+/// Takes the name away, as `ip netns delete` does; the namespace goes when nobody is in it. It is no error when there is none.
+pub fn delete_named(name: &str) -> Result<()> {
+    let what = || format!("delete the network namespace {name}");
+    let path = path_of(name);
+    let mounted = c_path(&path).context(what)?;
+    // SAFETY: the path is live and ends with a zero. What isn't mounted is only a file.
+    unsafe { libc::umount2(mounted.as_ptr(), libc::MNT_DETACH) };
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::new(what(), error)),
+        _ => Ok(()),
+    }
+}
+
+fn unsafe_unshare(flags: libc::c_int) -> libc::c_int {
+    // SAFETY: integers only.
+    unsafe { libc::unshare(flags) }
+}
+
+/// Lets what is mounted below `folder` from now on be seen by others (as `ip netns add` does), which takes a mount there.
+fn share(folder: &Path) -> io::Result<()> {
+    let none = Path::new("none");
+    let shared = |folder| mount(none, folder, None, libc::MS_SHARED | libc::MS_REC);
+    match shared(folder) {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+            mount(folder, folder, None, libc::MS_BIND | libc::MS_REC)?;
+            shared(folder)
+        }
+        other => other,
+    }
+}
+
+/// What a program that is run in a namespace finds in place of the host's files.
+#[derive(Debug, Default)]
+pub struct View {
+    /// The text of /etc/resolv.conf, unless /etc/netns has one.
+    pub resolver: Option<String>,
+    /// Folders whose sockets lead out of the namespace whatever the network: they are empty there.
+    pub emptied: Vec<PathBuf>,
+}
+
+/// Moves this process, of one thread, into the namespace `name` and a mount namespace of its own, for good
+/// (CAP_SYS_ADMIN). The working folder stays.
+pub fn move_in(name: &str, view: &View) -> Result<()> {
+    let what = || format!("enter the network namespace {name}");
+    let own_files = Path::new("/etc/netns").join(name);
+    let resolver =
+        fs::canonicalize("/etc/resolv.conf").unwrap_or_else(|_| "/etc/resolv.conf".into());
+    enter(named(name)?.as_fd())?;
+    sys::check(unsafe_unshare(libc::CLONE_NEWNS)).context(what)?;
+    let none = Path::new("none");
+    // What is mounted here from now on is nobody else's business; what others mount is seen.
+    mount(none, Path::new("/"), None, libc::MS_SLAVE | libc::MS_REC).context(what)?;
+    // Links are shown by the namespace that sysfs was mounted from. In a container it may not be allowed, and isn't needed.
+    let sys = Path::new("/sys");
+    let sysfs = |flags| mount(Path::new(name), sys, Some("sysfs"), flags);
+    let _ = sysfs(0).or_else(|_| sysfs(libc::MS_RDONLY));
+    for folder in view.emptied.iter().filter(|folder| folder.is_dir()) {
+        mount(
+            none,
+            folder,
+            Some("tmpfs"),
+            libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC,
+        )
+        .context(what)?;
+    }
+    let mut has_resolver = false;
+    for entry in fs::read_dir(&own_files).into_iter().flatten().flatten() {
+        let target = Path::new("/etc").join(entry.file_name());
+        has_resolver |= entry.file_name() == "resolv.conf";
+        let target = if entry.file_name() == "resolv.conf" {
+            &resolver
+        } else {
+            &target
+        };
+        make_target(target);
+        mount(&entry.path(), target, None, libc::MS_BIND)
+            .context(|| format!("put {} in its place", entry.path().display()))?;
+    }
+    if let Some(text) = view.resolver.as_ref().filter(|_| !has_resolver) {
+        put(text, &resolver)
+            .context(|| format!("put another {} in its place", resolver.display()))?;
+    }
+    Ok(())
+}
+
+/// A file to mount on, in a folder that was emptied.
+fn make_target(path: &Path) {
+    if !path.exists() {
+        let _ = path.parent().map(fs::create_dir_all);
+        let _ = File::create(path);
+    }
+}
+
+/// Lets `path` be a file with that text, for this mount namespace alone: a file of a file system that is in no folder.
+fn put(text: &str, path: &Path) -> io::Result<()> {
+    let place = Path::new("/tmp");
+    mount(
+        Path::new("none"),
+        place,
+        Some("tmpfs"),
+        libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC,
+    )?;
+    let file = place.join("resolv.conf");
+    let done = fs::write(&file, text).and_then(|()| {
+        fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+        make_target(path);
+        mount(&file, path, None, libc::MS_BIND)
+    });
+    let place = c_path(place)?;
+    // SAFETY: the path is live and ends with a zero.
+    sys::check(unsafe { libc::umount2(place.as_ptr(), libc::MNT_DETACH) })?;
+    done
+}
+
+fn mount(from: &Path, to: &Path, kind: Option<&str>, flags: libc::c_ulong) -> io::Result<()> {
+    let (from, to) = (c_path(from)?, c_path(to)?);
+    let kind = CString::new(kind.unwrap_or_default())?;
+    // SAFETY: all three are live and end with a zero; there are no options.
+    let done = unsafe {
+        libc::mount(
+            from.as_ptr(),
+            to.as_ptr(),
+            kind.as_ptr(),
+            flags,
+            std::ptr::null(),
+        )
+    };
+    sys::check(done).map(drop)
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
 }

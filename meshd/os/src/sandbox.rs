@@ -9,6 +9,8 @@ use crate::sys;
 
 /// CAP_NET_ADMIN: addresses, routes, marks.
 pub const NET_ADMIN: u32 = 12;
+/// CAP_SYS_ADMIN: entering namespaces.
+pub const SYS_ADMIN: u32 = 21;
 /// CAP_NET_BIND_SERVICE: ports below 1024.
 pub const NET_BIND_SERVICE: u32 = 10;
 

@@ -16,6 +16,7 @@ use super::client::Client;
 use super::close;
 use super::options::Options;
 use super::print;
+use super::space;
 use crate::closed::Closed;
 use crate::conf::{Conf, PrivateKey};
 use crate::control::wire::{Request, Response};
@@ -75,6 +76,9 @@ fn stage_request(id: &str, bytes: &[u8]) -> Result<Request, Vec<Failure>> {
 /// Has the daemon take the staged configuration live.
 pub fn switch(options: &Options) -> Outcome {
     let mut client = Client::connect(&options.name)?;
+    if let Some(bytes) = staged(&options.name, &options.id) {
+        space::hand_over(&mut client, &options.name, &bytes)?;
+    }
     let within_s = options.within.unwrap_or(WITHIN).as_secs_f64();
     let request = Request::Switch {
         id: options.id.clone(),
@@ -234,6 +238,7 @@ pub fn remove(options: &Options) -> Outcome {
             _ => {}
         }
     }
+    space::remove(name)?;
     edit_hosts(|text| hosts::take_out(text, name)).map_err(Vec::from)
 }
 

@@ -1,8 +1,11 @@
 //! The command's end of the control socket: one request, one answer.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
+
+use meshd_os::passing;
 
 use crate::control::wire::{Request, Response, MAX_LINE};
 use crate::failure::{Exit, Failure};
@@ -41,7 +44,17 @@ impl Client {
 
     /// Asks, and waits at most `wait` longer than answers usually take.
     pub fn ask(&mut self, request: &Request, wait: Duration) -> Result<Response, Vec<Failure>> {
-        let response = self.exchange(request, wait).map_err(|error| {
+        self.ask_with(request, &[], wait)
+    }
+
+    /// Asks, and hands descriptors over with it.
+    pub fn ask_with(
+        &mut self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        wait: Duration,
+    ) -> Result<Response, Vec<Failure>> {
+        let response = self.exchange(request, fds, wait).map_err(|error| {
             let why = match error.kind() {
                 ErrorKind::WouldBlock | ErrorKind::TimedOut => {
                     "the daemon does not answer".to_owned()
@@ -57,13 +70,18 @@ impl Client {
         }
     }
 
-    fn exchange(&mut self, request: &Request, wait: Duration) -> std::io::Result<Response> {
+    fn exchange(
+        &mut self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        wait: Duration,
+    ) -> std::io::Result<Response> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         let stream = self.stream.get_mut();
         stream.set_read_timeout(Some(PATIENCE.saturating_add(wait)))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        stream.write_all(&line)?;
+        passing::send(stream, &line, fds)?;
         let mut answer = Vec::new();
         (&mut self.stream)
             .take(MAX_LINE as u64)

@@ -11,6 +11,7 @@ mod keys;
 mod options;
 mod service;
 mod show;
+mod space;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,8 @@ meshd: a WireGuard-compatible tunnel daemon
   meshd start NAME | stop NAME         the same in the background, for hosts without an init
   meshd upgrade NAME                   let the installed version take over, without losing a session
   meshd guard NAME                     close the host as the confirmed configuration says, before `run`
+  meshd exec NAME -- PROGRAM …         run a program in the network namespace that the interface lives in
+  meshd space NAME                     hand that namespace to the daemon, which may not enter it
   meshd bare IFNAME                    a bare device for `wg`, in the foreground
 
   meshd stage NAME --id H < conf       check and keep a configuration; H is its SHA-256
@@ -82,6 +85,8 @@ fn run(options: Options) -> Outcome {
         "upgrade" => service::upgrade(&options),
         "stopping" => service::stopping(&options),
         "supervise" => supervise::supervise(&options.name),
+        "space" => space::space(&options),
+        "exec" => space::exec(&options),
         "stage" => apply::stage(&options),
         "switch" => apply::switch(&options),
         "confirm" => apply::confirm(&options),

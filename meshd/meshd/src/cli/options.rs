@@ -1,6 +1,7 @@
 //! The arguments of the command line, read once into one type. Which command takes which is in the table `COMMANDS`;
 //! anything else is refused with a hint.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use lexopt::Arg;
@@ -8,10 +9,11 @@ use lexopt::Arg;
 use crate::failure::Failure;
 
 /// What each command takes: does it take a NAME, and which options.
-const COMMANDS: [(&str, bool, &[&str]); 21] = [
+const COMMANDS: [(&str, bool, &[&str]); 23] = [
     ("bare", true, &[]),
     ("check", false, &["canonical"]),
     ("confirm", true, &["id", "wait", "force", "json"]),
+    ("exec", true, &[]),
     ("genkey", false, &[]),
     ("guard", true, &[]),
     ("help", false, &[]),
@@ -21,6 +23,7 @@ const COMMANDS: [(&str, bool, &[&str]); 21] = [
     ("report", true, &["json"]),
     ("rollback", true, &[]),
     ("run", true, &[]),
+    ("space", true, &[]),
     ("stage", true, &["id"]),
     ("start", true, &[]),
     ("status", true, &["json"]),
@@ -53,6 +56,8 @@ pub struct Options {
     pub json: bool,
     /// `--canonical`.
     pub canonical: bool,
+    /// What `exec` runs, with its arguments.
+    pub program: Vec<OsString>,
 }
 
 impl Options {
@@ -90,6 +95,11 @@ impl Options {
                 Arg::Value(value) if options.name.is_empty() && options.takes_name() => {
                     options.name = mesh_name(&value.to_string_lossy())?;
                 }
+                Arg::Value(value) if options.command == "exec" => {
+                    // Whatever follows is the program's.
+                    options.program.push(value);
+                    options.program.extend(parser.raw_args().map_err(usage)?);
+                }
                 Arg::Value(value) => {
                     return Err(usage(format!(
                         "`{}` is one too many",
@@ -103,6 +113,9 @@ impl Options {
         }
         if options.takes_name() && options.name.is_empty() {
             return Err(usage(format!("`{}` needs a name", options.command)));
+        }
+        if options.command == "exec" && options.program.is_empty() {
+            return Err(usage("`exec` needs a program: meshd exec NAME -- PROGRAM"));
         }
         if ["stage", "switch", "confirm"].contains(&options.command.as_str())
             && options.id.is_empty()

@@ -39,6 +39,7 @@ pub fn canonical(conf: Option<&Conf>, file_key: Option<PublicKey>) -> String {
     );
     section.value("MTU", interface.mtu);
     section.value("Table", table(interface.table));
+    section.value("Namespace", interface.namespace.as_ref());
     section.flag("Relay", interface.relay);
     section.list("Forward", &interface.forward);
     let mut hosts: Vec<String> = interface.hosts.iter().map(ToString::to_string).collect();

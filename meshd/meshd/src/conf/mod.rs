@@ -51,12 +51,16 @@ pub struct Interface {
     pub mtu: Option<u16>,
     /// Routing table of the routes.
     pub table: Table,
+    /// The network namespace that the interface lives in; `None`: that of its sockets.
+    pub namespace: Option<String>,
     /// Whether meshd passes packets of one peer on to another.
     pub relay: bool,
     /// Site networks behind this host, sorted, without duplicates.
     pub forward: Vec<Cidr>,
     /// Lines of the marked block in the hosts file, in the order of the file.
     pub hosts: Vec<HostLine>,
+    /// Resolvers and search domains, for programs in the namespace.
+    pub dns: Vec<String>,
     /// Fail closed.
     pub kill_switch: bool,
     /// Services of this host whose answers may leave all the same, sorted, without duplicates.

@@ -161,6 +161,7 @@ fn read_interface(section: &RawSection<'_>, log: &mut Log) -> Option<Interface> 
     let fwmark = reader.once("FwMark", value::fwmark).unwrap_or(0);
     let mtu = reader.once("MTU", value::mtu);
     let table = reader.once("Table", Table::parse).unwrap_or_default();
+    let namespace = reader.once("Namespace", value::label);
     let relay = reader.once("Relay", value::switch).unwrap_or(false);
     let forward = reader.list("Forward", Cidr::parse_network);
     let hosts = reader.each("Host", HostLine::parse);
@@ -169,7 +170,8 @@ fn read_interface(section: &RawSection<'_>, log: &mut Log) -> Option<Interface> 
     if inline.is_some() && inline == next_private_key {
         reader.same_twice("NextPrivateKey", "PrivateKey");
     }
-    if let Some(line) = reader.line_of("DNS") {
+    let dns = reader.list("DNS", value::resolver);
+    if let Some(line) = reader.line_of("DNS").filter(|_| namespace.is_none()) {
         let fault = Fault::new(
             "meshd leaves the resolver alone",
             "set it up by hand or remove the line",
@@ -213,6 +215,8 @@ fn read_interface(section: &RawSection<'_>, log: &mut Log) -> Option<Interface> 
         relay,
         forward,
         hosts,
+        namespace,
+        dns,
         kill_switch,
         kill_switch_allow,
     })

@@ -293,6 +293,16 @@ pub fn label(text: &str) -> Result<String, Fault> {
     }
 }
 
+/// A resolver's address, or a search domain, as wg-quick(8) takes both.
+pub fn resolver(text: &str) -> Result<String, Fault> {
+    if text.parse::<IpAddr>().is_ok() || is_host_name(text) {
+        Ok(text.to_owned())
+    } else {
+        let why = format!("`{text}` is neither an address nor a domain");
+        Err(Fault::new(why, "write it as 10.0.0.53"))
+    }
+}
+
 /// A host name: dot-separated labels of letters, digits, `-` and `_`, at most 253 bytes.
 fn is_host_name(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';

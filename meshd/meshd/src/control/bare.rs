@@ -10,7 +10,7 @@ use meshd_proto::Tai64n;
 pub fn run(name: &str) -> Outcome {
     let fail = |error| failure(name, error);
     let mut engine = Engine::new(&[paths::uapi_dir()]).map_err(fail)?;
-    let mut interface = Interface::create(name, Tai64n::ZERO, &engine.store, None)?;
+    let mut interface = Interface::create(name, Tai64n::ZERO, &engine.store, None, None)?;
     interface.start(&mut engine.world)?;
     engine.install(interface).map_err(fail)?;
     engine.serve_uapi(name).map_err(fail)?;

@@ -3,9 +3,11 @@
 //! Nothing here waits, so that a client which stops reading or writing stops nobody else. Requests and answers may hold
 //! keys: they are wiped when they are done with.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+
+use meshd_os::passing;
 
 use zeroize::{Zeroize, Zeroizing};
 
@@ -13,6 +15,8 @@ use zeroize::{Zeroize, Zeroizing};
 pub struct Conversation {
     stream: UnixStream,
     input: Zeroizing<Vec<u8>>,
+    /// Descriptors that came along.
+    fds: Vec<OwnedFd>,
     output: Zeroizing<Vec<u8>>,
     written: usize,
     ended: bool,
@@ -25,6 +29,7 @@ impl Conversation {
         Ok(Self {
             stream,
             input: Zeroizing::default(),
+            fds: Vec::new(),
             output: Zeroizing::default(),
             written: 0,
             ended: false,
@@ -35,10 +40,15 @@ impl Conversation {
     pub fn receive(&mut self, limit: usize) -> io::Result<()> {
         let mut chunk = [0; 16384];
         while !self.ended {
-            match self.stream.read(&mut chunk) {
-                Ok(0) => self.ended = true,
+            match passing::receive(&self.stream, &mut chunk) {
+                Ok((0, _)) => self.ended = true,
                 Ok(_) if self.input.len() > limit => return Err(ErrorKind::InvalidData.into()),
-                Ok(n) => self.input.extend_from_slice(&chunk[..n]),
+                Ok((n, fds)) => {
+                    self.input.extend_from_slice(&chunk[..n]);
+                    self.fds.extend(fds);
+                    // Nothing takes more than one message of them.
+                    self.fds.truncate(passing::MOST);
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -52,6 +62,11 @@ impl Conversation {
         let len = length(&self.input)?.min(self.input.len());
         let rest = Zeroizing::new(self.input.split_off(len));
         Some(std::mem::replace(&mut self.input, rest))
+    }
+
+    /// Takes the descriptors that came along.
+    pub fn take_fds(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.fds)
     }
 
     /// Queues an answer.

@@ -21,6 +21,7 @@ use super::confine;
 use super::conversation::Conversation;
 use super::interface::Interface;
 use super::memory::Keeping;
+use super::space::Space;
 use super::store::{self, Store};
 use super::world::{self, World};
 use crate::packet::ProbeArrival;
@@ -53,6 +54,7 @@ const SIGNALS: u64 = 2;
 const LINKS: u64 = 3;
 const PLANE: u64 = 4;
 const UAPI: u64 = 5;
+const SPACE: u64 = 6;
 /// UAPI connections are counted from here.
 const FIRST_CONVERSATION: u64 = 16;
 
@@ -68,6 +70,10 @@ pub struct Engine {
     alarm: Alarm,
     signals: Signals,
     link_events: LinkEvents,
+    /// What happens where the link lives, if that is elsewhere.
+    space_events: Option<LinkEvents>,
+    /// Network namespaces that links may live in.
+    pub spaces: Vec<Space>,
     /// Clocks, randomness, and what the core wants done.
     pub world: World,
     /// The interface, if there is one.
@@ -104,6 +110,8 @@ impl Engine {
             alarm,
             signals,
             link_events,
+            space_events: None,
+            spaces: Vec::new(),
             world: World::new(),
             interface: None,
             store,
@@ -138,6 +146,12 @@ impl Engine {
     /// Takes an interface over.
     pub fn install(&mut self, interface: Interface) -> Result<()> {
         self.poller.add(interface.outer.plane.wake_fd(), PLANE)?;
+        let home = interface.namespace.as_ref();
+        if let Some(space) = self.spaces.iter().find(|space| Some(&space.name) == home) {
+            let events = space.events()?;
+            self.poller.add(&events, SPACE)?;
+            self.space_events = Some(events);
+        }
         self.interface = Some(interface);
         Ok(())
     }
@@ -160,6 +174,10 @@ impl Engine {
         self.uapi = None;
         self.conversations.clear();
         self.look_at = None;
+        if let Some(events) = self.space_events.take() {
+            // Closing it would not be enough: others hold the same socket.
+            let _ = self.poller.remove(&events);
+        }
         self.labels = self.labels();
         if let Some(interface) = self.interface.take() {
             interface.close();
@@ -242,7 +260,8 @@ impl Engine {
             match one.token {
                 ALARM => drop(self.alarm.clear()),
                 SIGNALS => self.read_signals(),
-                LINKS => self.read_link_events()?,
+                LINKS => self.read_link_events(false)?,
+                SPACE => self.read_link_events(true)?,
                 PLANE => self.attend(),
                 UAPI => self.accept(),
                 token if token < FIRST_TOKEN => self.converse(token),
@@ -259,13 +278,13 @@ impl Engine {
         }
     }
 
-    fn read_link_events(&mut self) -> Result<()> {
+    /// Reads what happened here, or `there` where the link lives.
+    fn read_link_events(&mut self, there: bool) -> Result<()> {
         let mut routing = false;
-        while let Some(event) = self.link_events.next()? {
-            let ours = self
-                .interface
-                .as_ref()
-                .map(|interface| interface.net.index());
+        while let Some(event) = self.next_link_event(there)? {
+            let here = |interface: &&Interface| interface.namespace.is_some() == there;
+            let ours = self.interface.as_ref().filter(here);
+            let ours = ours.map(|interface| interface.net.index());
             match event {
                 LinkEvent::Changed(link) if Some(link.index) == ours => {
                     self.link_is(link.up, link.mtu)
@@ -293,6 +312,14 @@ impl Engine {
             self.happenings.push_back(Happening::Routing);
         }
         Ok(())
+    }
+
+    fn next_link_event(&mut self, there: bool) -> Result<Option<LinkEvent>> {
+        match &mut self.space_events {
+            Some(events) if there => events.next(),
+            None if there => Ok(None),
+            _ => self.link_events.next(),
+        }
     }
 
     fn link_is(&mut self, up: bool, mtu: u32) {

@@ -19,6 +19,7 @@ use meshd_proto::{
 use zeroize::Zeroizing;
 
 use super::outer::{Outer, Sockets};
+use super::space::Space;
 use super::store::{self, Store};
 use super::world::{self, World};
 use crate::conf::{Cidr, Endpoint, Host, Secret};
@@ -43,6 +44,8 @@ pub struct Interface {
     pub found_mtu: Option<u16>,
     /// The tables that hold our routes.
     pub routes_in: Vec<u32>,
+    /// The network namespace that the link lives in; `None`: here.
+    pub namespace: Option<String>,
     /// The link was there before this process, with its addresses and routes.
     pub adopted: bool,
     started: bool,
@@ -54,23 +57,31 @@ pub struct Interface {
 impl Interface {
     /// Takes over the link and the sockets of a predecessor; else makes the link, still down, and a socket on a port of the
     /// kernel's choice. No packet is moved before [`Interface::start`].
+    ///
+    /// The link lives in `space` if there is one; one of a predecessor that lives elsewhere is given up.
     pub fn create(
         name: &str,
         high_water: Tai64n,
         store: &Rc<Store>,
         sessions: Option<Arc<Memory>>,
+        space: Option<&Space>,
     ) -> Result<Self, Failure> {
         let fail = |error| failure(name, error);
         let switches = Switches::from_env();
         let former = inherit(name, store, &switches);
-        let adopted = !former.is_empty();
-        let queues = if adopted {
-            former
-        } else {
-            Tun::create_queues(name, switches.queues, switches.tun_options())
-                .map_err(|error| tun_failure(name, &error))?
+        let former = found(name, space)
+            .filter(|_| !former.is_empty())
+            .map(|net| (former, net));
+        let adopted = former.is_some();
+        let (queues, net) = match former {
+            Some(former) => former,
+            None => {
+                store.forget(store::TUN);
+                let queues = Tun::create_queues(name, switches.queues, switches.tun_options())
+                    .map_err(|error| tun_failure(name, &error))?;
+                (queues, placed(name, space)?)
+            }
         };
-        let net = NetDev::find(name).map_err(fail)?;
         let sockets = Sockets::get(store, &switches, queues.len()).map_err(fail)?;
         for (number, queue) in queues.iter().enumerate() {
             store.keep(&format!("{}{number}", store::TUN), queue.as_fd());
@@ -90,6 +101,7 @@ impl Interface {
             endpoints: BTreeMap::new(),
             found_mtu: None,
             routes_in: Vec::new(),
+            namespace: space.map(|space| space.name.clone()),
             adopted,
             started: false,
             mtu: 0,
@@ -400,6 +412,38 @@ fn inherit(name: &str, store: &Store, switches: &Switches) -> Vec<Tun> {
         }
     }
     queues
+}
+
+/// The link of a predecessor, where it is wanted now.
+fn found(name: &str, space: Option<&Space>) -> Option<NetDev> {
+    let found = match space {
+        None => NetDev::find(name),
+        Some(space) => space
+            .netlink()
+            .and_then(|netlink| NetDev::find_there(name, netlink)),
+    };
+    found.ok()
+}
+
+/// A link that was just made here, where it is wanted.
+fn placed(name: &str, space: Option<&Space>) -> Result<NetDev, Failure> {
+    let fail = |error| failure(name, error);
+    let here = NetDev::find(name).map_err(fail)?;
+    let Some(space) = space else { return Ok(here) };
+    let netlink = space.netlink().map_err(fail)?;
+    if netlink.link(name).map_err(fail)?.is_some() {
+        let why = format!(
+            "another interface has that name in the network namespace {}",
+            space.name
+        );
+        let hint = format!(
+            "rename or delete it (`ip -n {} link show {name}`)",
+            space.name
+        );
+        return Err(Failure::new(format!("interface {name}"), why, hint));
+    }
+    space.bring(here.index()).map_err(fail)?;
+    NetDev::find_there(name, netlink).map_err(fail)
 }
 
 /// An endpoint that needs no look-up.

@@ -3,6 +3,7 @@
 use super::engine::Engine;
 use super::interface::{failure, foreign_link, port_taken, Interface};
 use super::loaded::Loaded;
+use super::space;
 use super::world;
 use crate::closed;
 use crate::conf::Conf;
@@ -49,6 +50,15 @@ pub fn check(engine: &Engine, name: &str, loaded: &Loaded) -> Result<(), Failure
 pub fn take(engine: &mut Engine, name: &str, loaded: &Loaded) -> Result<(), Failure> {
     let tables = loaded.conf.as_ref().map_or(Vec::new(), closed::tables);
     let mut found = None;
+    let namespace = space::wanted(loaded.conf.as_ref());
+    if engine
+        .interface
+        .as_ref()
+        .is_some_and(|interface| interface.namespace.as_deref() != namespace)
+    {
+        // A link that moves loses everything but its name: another one is no worse.
+        engine.destroy();
+    }
     if let Some(interface) = &mut engine.interface {
         // The routes to be taken away may be in another table than those to come.
         let mut all = interface.routes_in.clone();
@@ -118,11 +128,19 @@ fn start(engine: &mut Engine) -> Result<(), Failure> {
 }
 
 fn create(engine: &mut Engine, name: &str, conf: &Conf) -> Result<(), Failure> {
+    let space = match &conf.interface.namespace {
+        None => None,
+        Some(namespace) => {
+            let space = engine.spaces.iter().find(|space| space.name == *namespace);
+            Some(space.ok_or_else(|| space::missing(name, namespace))?)
+        }
+    };
     let mut interface = Interface::create(
         name,
         engine.labels(),
         &engine.store,
         engine.keeping.sessions.clone(),
+        space,
     )?;
     interface.device.watch_paths();
     // On a closed host it takes the mark to find the way to a peer, and with it the MTU.

@@ -100,5 +100,15 @@ fn beyond_us(conf: &Conf) -> Vec<Failure> {
             "remove the Table line",
         ));
     }
+    if let Some(namespace) = &conf.interface.namespace {
+        let why = format!("the interface lives in the network namespace {namespace}");
+        if conf.interface.kill_switch {
+            let hint = "remove the line: in there is no other way out";
+            failures.push(refuse("KillSwitch", &why, hint));
+        }
+        if !conf.interface.forward.is_empty() {
+            failures.push(refuse("Forward", &why, "remove one of the two lines"));
+        }
+    }
     failures
 }

@@ -21,6 +21,7 @@ use super::lookups::Lookups;
 use super::names::Names;
 use super::path_mtu::{self, Paths};
 use super::requests::Waiting;
+use super::space::{self, Space};
 use super::world;
 use crate::conf::{Endpoint, Host, Peer};
 use crate::failure::{Failure, Outcome};
@@ -105,6 +106,9 @@ pub fn run(name: &str) -> Outcome {
 impl Mesh {
     fn new(name: &str) -> Result<Self, Vec<Failure>> {
         let fail = |error| failure(name, error);
+        let space = Loaded::confirmed(name)
+            .ok()
+            .and_then(|loaded| Space::open_if_allowed(name, loaded.conf.as_ref()));
         let mut engine = Engine::new(&paths::written()).map_err(fail)?;
         let path = paths::control_socket(name);
         if let Some(folder) = path.parent() {
@@ -127,6 +131,8 @@ impl Mesh {
             }
             Loaded::absent()
         });
+        let kept = space::wanted(confirmed.conf.as_ref())
+            .and_then(|namespace| Space::take(&engine.store, namespace));
         let (state, labels) = State::open(name, world::wall());
         engine.start_labels_above(labels);
         let now = world::now();
@@ -134,7 +140,7 @@ impl Mesh {
             id: u16::from_ne_bytes(engine.world.random()),
             magic: engine.world.random(),
         };
-        Ok(Self {
+        let mut mesh = Self {
             name: name.to_owned(),
             engine,
             started: now,
@@ -162,18 +168,79 @@ impl Mesh {
             heal_at: None,
             unread,
             expiry_at: None,
-        })
+        };
+        // One that was opened just now is what the name means now.
+        let known = |opened: &Space| kept.as_ref().is_some_and(|kept| kept.is(opened));
+        match space.filter(|opened| !known(opened)) {
+            Some(opened) => {
+                if let Some(old) = &kept {
+                    old.forget(&mesh.engine.store);
+                }
+                mesh.keep_space(opened);
+            }
+            None => mesh.engine.spaces.extend(kept),
+        }
+        Ok(mesh)
     }
 
     /// Takes the confirmed configuration live and tells the service manager.
     fn start(&mut self) -> Result<(), Failure> {
         self.watch_nft(NFT)?;
-        self.take_live(&self.confirmed.clone())?;
+        match self.lacks_space(&self.confirmed) {
+            // It comes by the control socket, which is served from now on.
+            Some(missing) => eprintln!("meshd: {missing}"),
+            None => self.take_live(&self.confirmed.clone())?,
+        }
         // Of a link that this configuration doesn't want, say.
         self.engine.store.forget_rest();
         self.engine.store.settle();
         let ready = self.engine.store.notifier().ready();
         ready.map_err(|error| failure(&self.name, error))
+    }
+
+    /// That `loaded` can't be taken live before a network namespace is handed over.
+    pub(super) fn lacks_space(&self, loaded: &Loaded) -> Option<Failure> {
+        let namespace = space::wanted(loaded.conf.as_ref())?;
+        let has = self
+            .engine
+            .spaces
+            .iter()
+            .any(|space| space.name == namespace);
+        (!has).then(|| space::missing(&self.name, namespace))
+    }
+
+    /// Holds a network namespace, in the place of one of that name.
+    pub(super) fn keep_space(&mut self, space: Space) {
+        let of_that_name = |known: &Space| known.name == space.name;
+        if let Some(at) = self.engine.spaces.iter().position(of_that_name) {
+            self.engine
+                .spaces
+                .swap_remove(at)
+                .forget(&self.engine.store);
+        }
+        space.keep(&self.engine.store);
+        self.engine.spaces.push(space);
+    }
+
+    /// Lets go of the network namespaces that no configuration names any more.
+    pub(super) fn settle_spaces(&mut self) {
+        let loaded = [
+            Some(&self.confirmed),
+            self.switched.as_ref(),
+            self.staged.as_ref(),
+        ];
+        let named: Vec<String> = loaded
+            .into_iter()
+            .flatten()
+            .filter_map(|loaded| space::wanted(loaded.conf.as_ref()).map(str::to_owned))
+            .collect();
+        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.engine.spaces)
+            .into_iter()
+            .partition(|space| named.contains(&space.name));
+        self.engine.spaces = kept;
+        for space in gone {
+            space.forget(&self.engine.store);
+        }
     }
 
     /// How a signal to end is meant. A service manager sends the same one for a stop and for a restart; it holds the
@@ -401,6 +468,7 @@ impl Mesh {
             self.confirmed = loaded;
         }
         self.trouble.clear();
+        self.settle_spaces();
         Ok(())
     }
 }

@@ -18,6 +18,7 @@ mod outer;
 mod path_mtu;
 mod requests;
 mod running;
+pub mod space;
 mod store;
 mod upkeep;
 pub mod wire;

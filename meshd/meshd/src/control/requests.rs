@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use meshd_proto::Time;
 
+use super::conversation::Conversation;
 use super::mesh::{to_duration, Ending, Link, Mesh};
+use super::space::{self, Space};
 use super::wire::{Request, Response, WireFailure, MAX_LINE};
 use super::{live, loaded::Loaded, world};
 use crate::conf::Secret;
@@ -110,6 +112,9 @@ impl Mesh {
                 .forget()
                 .map(|()| Some(Response::Done))
                 .map_err(Vec::from),
+            Request::Space { namespace } => self
+                .space_comes(token, &namespace)
+                .map(|()| Some(Response::Done)),
             Request::Status => Ok(Some(Response::Status(Box::new(self.status())))),
             Request::Ping { wait_s } => {
                 let wait = seconds(wait_s).min(LONGEST);
@@ -143,6 +148,30 @@ impl Mesh {
             Ok(None) => {}
             Err(failures) => self.answer(token, &failures.into()),
         }
+    }
+
+    /// A network namespace was handed over: what waits for it is taken live.
+    fn space_comes(&mut self, token: u64, namespace: &str) -> Result<(), Vec<Failure>> {
+        let conversation = self.conversations.get_mut(&token);
+        let fds = conversation.map_or(Vec::new(), Conversation::take_fds);
+        let Some(space) = Space::from_fds(namespace, fds) else {
+            let what = format!("network namespace {namespace}");
+            return Err(Failure::new(what, "its descriptors did not come along", "").into());
+        };
+        let spaces = &mut self.engine.spaces;
+        if spaces.iter().any(|known| known.is(&space)) {
+            return Ok(());
+        }
+        // The name means another namespace now; the link goes there.
+        let lives_there = space::wanted(self.in_force().conf.as_ref()) == Some(namespace);
+        if lives_there {
+            self.engine.destroy();
+        }
+        self.keep_space(space);
+        if lives_there {
+            self.take_live(&self.in_force().clone())?;
+        }
+        Ok(())
     }
 
     fn stage(&mut self, id: &str, conf: &str, key: Option<&str>) -> Result<(), Vec<Failure>> {
@@ -341,6 +370,7 @@ impl Mesh {
         self.staged = None;
         self.switched = None;
         self.take_live(&Loaded::absent())?;
+        self.settle_spaces();
         self.alive_before.clear();
         self.trouble.clear();
         Ok(())

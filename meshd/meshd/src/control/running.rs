@@ -38,7 +38,15 @@ impl Mesh {
         };
         let kill_switch = conf.interface.kill_switch && self.guard.is_whole();
         let hosts = host_lines(&self.name);
-        Ok(text(conf, &setup, port, mtu, &hosts, kill_switch))
+        let namespace = interface.namespace.as_deref();
+        Ok(text(
+            conf,
+            &setup,
+            port,
+            mtu,
+            &hosts,
+            (namespace, kill_switch),
+        ))
     }
 
     /// Vitals.
@@ -101,6 +109,12 @@ impl Mesh {
         let mut notes = self.trouble.clone();
         notes.extend(self.guard.note());
         notes.extend(self.engine.keeping.note());
+        if self.engine.interface.is_none() {
+            notes.extend(
+                self.lacks_space(self.in_force())
+                    .map(|missing| missing.to_string()),
+            );
+        }
         if self
             .engine
             .interface
@@ -218,7 +232,7 @@ fn text(
     port: Option<u16>,
     mtu: Option<u16>,
     hosts: &[String],
-    kill_switch: bool,
+    (namespace, kill_switch): (Option<&str>, bool),
 ) -> String {
     let interface = &conf.interface;
     let mut text = String::new();
@@ -253,6 +267,7 @@ fn text(
     );
     section.value("MTU", mtu);
     section.value("Table", table(interface.table));
+    section.value("Namespace", namespace);
     section.flag("Relay", found.relay);
     section.list("Forward", &found.forward.iter().collect::<Vec<_>>());
     section.each("Host", hosts);

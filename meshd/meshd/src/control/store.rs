@@ -1,7 +1,7 @@
 //! What outlives this process: descriptors kept by the service manager or by our own supervisor, by name.
 //!
 //! Strategy: both speak sd_notify's datagrams and hand everything in at the next start, so the daemon knows one keeper only,
-//! or none: then every call does nothing. Names are `tun-0`, `tun-1`, … for the queues, `udp4`, `udp6`, and `memory`
+//! or none: then every call does nothing. Names are `tun-0`, `tun-1`, … for the queues, `udp4`, `udp6`, `space-…` for a namespace (`space.rs`), and `memory`
 //! (docs/reference/contracts.md §3). What was handed in and nobody takes is forgotten: a queue that nobody reads would
 //! swallow its flows.
 //!
@@ -78,6 +78,13 @@ impl Store {
         // `tun-10` comes after `tun-9`.
         taken.sort_by(|(a, _), (b, _)| (a.len(), a).cmp(&(b.len(), b)));
         taken
+    }
+
+    /// What was handed in under that very name.
+    pub fn take_one(&self, name: &str) -> Option<OwnedFd> {
+        let found = &mut self.state.borrow_mut().found;
+        let at = found.iter().position(|(kept, _)| kept == name)?;
+        Some(found.swap_remove(at).1)
     }
 
     /// Has `fd` kept as `name`, unless something is already. A failure costs an interruption at the next start, and is said.

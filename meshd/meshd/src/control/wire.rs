@@ -51,6 +51,11 @@ pub enum Request {
     Rollback,
     /// NAME.conf is gone: absent from now on.
     Remove,
+    /// A network namespace, whose descriptors come along with the line (`space.rs`).
+    Space {
+        /// Its name.
+        namespace: String,
+    },
     /// How each link is doing.
     Status,
     /// Probe each link, then as status.
@@ -76,6 +81,7 @@ impl fmt::Debug for Request {
             Self::Confirmed { .. } => "confirmed",
             Self::Rollback => "rollback",
             Self::Remove => "remove",
+            Self::Space { .. } => "space",
             Self::Status => "status",
             Self::Ping { .. } => "ping",
             Self::Report => "report",

@@ -102,7 +102,7 @@ fn option(socket: &UdpSocket, level: i32, name: i32, value: &[u8]) {
 }
 
 /// Sends by every tie to everywhere, the LAN included.
-fn send_all(uplink: &str) {
+pub fn send_all(uplink: &str) {
     for tie in [Tie::None, Tie::Device, Tie::Unicast, Tie::Address] {
         for to in OUTSIDE.into_iter().chain([LAN]) {
             let _ = send(to, tie, uplink);

@@ -56,11 +56,21 @@ impl LinkEvents {
         )
         .context(what)?;
         bind(&fd, GROUPS as u32).context(what)?;
-        Ok(Self {
+        Ok(Self::adopt(fd))
+    }
+
+    /// Goes on with a subscription that somebody else made, in another namespace maybe.
+    pub fn adopt(fd: OwnedFd) -> Self {
+        Self {
             fd,
             buffer: vec![0; BUFFER],
             waiting: VecDeque::new(),
-        })
+        }
+    }
+
+    /// The socket, to be handed on.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
     }
 
     /// The next event, or `None` when none waits. Doesn't block. No iterator: there are more events later.

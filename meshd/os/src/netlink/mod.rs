@@ -45,6 +45,14 @@ impl Netlink {
         Self::with(libc::NETLINK_ROUTE)
     }
 
+    /// Goes on with a conversation that somebody else opened, in another namespace maybe.
+    pub fn adopt(fd: OwnedFd) -> Self {
+        Self {
+            fd,
+            sequence: Cell::new(0),
+        }
+    }
+
     /// Opens a conversation with another part of the kernel (NETLINK_…).
     pub(crate) fn with(protocol: libc::c_int) -> Result<Self> {
         let what = || "open a netlink socket";
@@ -69,6 +77,11 @@ impl Netlink {
         let sequence = self.sequence.get().wrapping_add(1);
         self.sequence.set(sequence);
         sequence
+    }
+
+    /// The socket, to be handed on.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
     }
 
     /// The socket itself.
