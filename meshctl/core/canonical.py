@@ -42,6 +42,7 @@ class PublicConf:
     fwmark: int = 0
     mtu: int | None = None
     table: Table = "auto"
+    namespace: str | None = None
     relay: bool = False
     forward: tuple[ip.Net, ...] = ()
     hosts: tuple[str, ...] = ()
@@ -64,6 +65,7 @@ def public(conf: WgConf | None) -> PublicConf | None:
         fwmark=conf.fwmark,
         mtu=conf.mtu,
         table=conf.table,
+        namespace=conf.namespace,
         relay=conf.relay,
         forward=ip.sort_nets(conf.forward),
         hosts=tuple(sorted(set(map(str, conf.hosts)))),
@@ -124,6 +126,7 @@ def _interface(conf: PublicConf) -> Iterator[tuple[str, object]]:
     yield "FwMark", f"{conf.fwmark:#x}" if conf.fwmark else None
     yield "MTU", conf.mtu
     yield "Table", conf.table if conf.table != "auto" else None
+    yield "Namespace", conf.namespace
     yield "Relay", "on" if conf.relay else None
     yield "Forward", ", ".join(map(ip.net_text, conf.forward))
     for line in conf.hosts:
@@ -211,6 +214,7 @@ def _read_interface(words: _Words, peers: tuple[PublicPeer, ...]) -> PublicConf:
         fwmark=words.number("FwMark", 16) or 0,
         mtu=words.number("MTU"),
         table="auto" if table == "auto" else "off" if table == "off" else int(table),
+        namespace=words.text("Namespace"),
         relay=words.text("Relay") == "on",
         forward=ip.sort_nets(map(_network, words.items("Forward"))),
         hosts=tuple(sorted(words.lines("Host"))),

@@ -73,6 +73,7 @@ def _facts(conf: PublicConf, names: Mapping[PublicKey, str]) -> Iterator[tuple[F
         ("mark", f"{conf.fwmark:#x}" if conf.fwmark else None),
         ("MTU", conf.mtu),
         ("table", conf.table if conf.table != "auto" else None),
+        ("namespace", conf.namespace),
         ("relay", "on" if conf.relay else None),
         ("kill switch", "on" if conf.kill_switch else None),
         ("kill switch lets answer", services_text(conf.kill_switch_allow)),

@@ -54,6 +54,7 @@ class WgConf:
     fwmark: int = 0
     mtu: int | None = None
     table: Table = "auto"
+    namespace: str | None = None
     relay: bool = False
     forward: tuple[ip.Net, ...] = ()
     hosts: tuple[HostLine, ...] = ()
@@ -90,6 +91,7 @@ def _interface(conf: WgConf) -> Iterator[tuple[str, object]]:
     yield "FwMark", f"{conf.fwmark:#x}" if conf.fwmark else None
     yield "MTU", conf.mtu
     yield "Table", conf.table if conf.table != "auto" else None
+    yield "Namespace", conf.namespace
     yield "Relay", "on" if conf.relay else None
     yield "Forward", ", ".join(map(ip.net_text, conf.forward))
     for line in conf.hosts:

@@ -248,6 +248,7 @@ _INTERFACE: Mapping[str, _Key] = {
     "fwmark": ("fwmark", _mark, False),
     "mtu": ("mtu", _number(1280, 65455), False),
     "table": ("table", _table, False),
+    "namespace": ("namespace", _label, False),
     "relay": ("relay", _switch, False),
     "forward": ("forward", _list(lambda text: ip.parse_iface(text).network), True),
     "host": ("hosts", _host, True),
