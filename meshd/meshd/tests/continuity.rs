@@ -295,9 +295,8 @@ fn no_nonce_is_used_twice_by_whoever_is_killed_while_two_threads_send() {
     let begun = Instant::now();
     let supervisor = hub.pid(supervisor);
     let mut pids = HashSet::new();
+    let children = format!("/proc/{supervisor}/task/{supervisor}/children");
     for _ in 0..kills() {
-        sleep(Duration::from_millis(120));
-        let children = format!("/proc/{supervisor}/task/{supervisor}/children");
         let mut pid = String::new();
         let end = Instant::now() + Duration::from_secs(10);
         while pid.is_empty() || pids.contains(&pid) {
@@ -306,7 +305,10 @@ fn no_nonce_is_used_twice_by_whoever_is_killed_while_two_threads_send() {
                 .unwrap()
                 .trim()
                 .to_owned();
+            sleep(Duration::from_millis(1));
         }
+        // Longer than what the supervisor takes for a daemon that dies at once.
+        sleep(Duration::from_millis(130));
         hub.sh(&format!("kill -9 {pid}"));
         pids.insert(pid);
     }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use core::sync::atomic::Ordering;
 
+use super::rotation::Proof;
 use super::{Device, ZERO_KEYS_AFTER};
 use crate::handshake::SessionKeys;
-use crate::kept::{Kept, Memory, Role, Times};
+use crate::kept::{mark, Kept, Memory, Role, Times};
 use crate::peer::signal;
 use crate::session::Session;
 use crate::table::Receiver;
@@ -86,9 +87,41 @@ impl Device {
         let times = place.times();
         peer.last_handshake = times.last_handshake;
         peer.latest_timestamp = times.latest_timestamp;
+        if let Some(marks) = place.proof() {
+            self.restore_proof(slot, marks);
+        }
         let (received, sent) = place.bytes();
         shared.rx.bytes.store(received, Ordering::Relaxed);
         shared.tx.bytes.store(sent, Ordering::Relaxed);
+    }
+
+    /// What the session in use was made with, if it is among the keys there are now: while they rotate it says whether to move.
+    fn restore_proof(&mut self, slot: u32, [own, theirs, psk]: [u64; 3]) {
+        let own = self
+            .owns
+            .iter()
+            .map(|own| own.identity.public)
+            .find(|key| mark(&key.0) == own);
+        let Some(peer) = self.state_mut(slot) else {
+            return;
+        };
+        let theirs = peer
+            .remotes
+            .iter()
+            .map(|remote| remote.key)
+            .find(|key| mark(&key.0) == theirs);
+        let next = peer.next_preshared_key.as_ref();
+        let preshared_key = [Some(&peer.preshared_key), next]
+            .into_iter()
+            .flatten()
+            .find(|key| mark(key.expose()) == psk);
+        if let (Some(own), Some(theirs), Some(preshared_key)) = (own, theirs, preshared_key) {
+            peer.proof = Some(Proof {
+                own,
+                theirs,
+                preshared_key: preshared_key.clone(),
+            });
+        }
     }
 
     fn restore_session(&mut self, slot: u32, kept: Kept, now: Time) -> bool {
@@ -148,6 +181,13 @@ impl Device {
                 last_handshake: peer.last_handshake,
                 latest_timestamp: peer.latest_timestamp,
             });
+            if let Some(proof) = &peer.proof {
+                place.set_proof([
+                    mark(&proof.own.0),
+                    mark(&proof.theirs.0),
+                    mark(proof.preshared_key.expose()),
+                ]);
+            }
             let (rx, tx) = (&peer.shared.rx.bytes, &peer.shared.tx.bytes);
             place.set_bytes((rx.load(Ordering::Relaxed), tx.load(Ordering::Relaxed)));
         }

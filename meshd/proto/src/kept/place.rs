@@ -22,7 +22,10 @@ const ENDPOINT: Range<usize> = 16..17 + PACKED;
 const CONFIGURED: usize = 24;
 const RX_BYTES: usize = 25;
 const TX_BYTES: usize = 26;
-const _: () = assert!(ENDPOINT.end <= CONFIGURED && TX_BYTES < PLACE);
+/// Marks of the keys that the session in use was made with.
+const PROOF: Range<usize> = 28..28 + 1 + PROOFS;
+const PROOFS: usize = 3;
+const _: () = assert!(ENDPOINT.end <= CONFIGURED && TX_BYTES < PROOF.start && PROOF.end <= PLACE);
 
 /// Where a peer is kept. Erased when the peer's last holder lets go of it.
 #[derive(Debug)]
@@ -109,6 +112,15 @@ impl Place {
         );
     }
 
+    /// Marks of the keys that the session in use was made with: ours, the peer's, the preshared one.
+    pub fn proof(&self) -> Option<[u64; PROOFS]> {
+        read::<PROOFS>(&self.words[PROOF])
+    }
+
+    pub fn set_proof(&self, marks: [u64; PROOFS]) {
+        write(&self.words[PROOF], &marks);
+    }
+
     /// Bytes received and sent, as of the last time they were noted.
     pub fn bytes(&self) -> (u64, u64) {
         let load = |at: usize| self.words[at].load(Relaxed);
@@ -137,6 +149,11 @@ impl Mirror {
     pub fn set(&self, endpoint: [u64; PACKED]) {
         write(self.0, &endpoint);
     }
+}
+
+/// What a key is told by, where it is kept only to be compared.
+pub(crate) fn mark(key: &[u8; 32]) -> u64 {
+    checksum(&key_words(key))
 }
 
 fn configured_mark(configured: Option<Endpoint>) -> u64 {

@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use super::*;
 use crate::tests::{control, seconds, World, ALICE, BOB};
-use crate::{Context, Device, Endpoint, Kind, Outputs, PrivateKey, Tai64n, Verdict};
+use crate::{Context, Device, Endpoint, Kind, Outputs, PresharedKey, PrivateKey, Tai64n, Verdict};
 
 const QUICK: Duration = Duration::from_secs(10);
 
@@ -41,6 +41,14 @@ fn begin(world: &mut World, words: Words) -> usize {
 }
 
 fn begin_as(world: &mut World, words: Words, private: PrivateKey, knows_bob: bool) -> usize {
+    new_device(world, words, private);
+    if knows_bob {
+        world.introduce(ALICE, BOB);
+    }
+    take_up(world)
+}
+
+fn new_device(world: &mut World, words: Words, private: PrivateKey) {
     let memory = Memory::open(words, world.now, QUICK).unwrap();
     let mut device = Device::new(Tai64n::ZERO);
     device.keep_in(memory);
@@ -49,9 +57,9 @@ fn begin_as(world: &mut World, words: Words, private: PrivateKey, knows_bob: boo
     // Whatever the former one holds is never let go of: that would be an end in good order.
     mem::forget(mem::replace(&mut world.nodes[ALICE].device, device));
     mem::forget(mem::replace(&mut world.nodes[ALICE].reader, reader));
-    if knows_bob {
-        world.introduce(ALICE, BOB);
-    }
+}
+
+fn take_up(world: &mut World) -> usize {
     let taken = control!(world, ALICE, |device, ctx| device.restore(ctx));
     control!(world, ALICE, |device, ctx| device.set_link(ctx, true));
     taken
@@ -268,6 +276,45 @@ fn another_key_of_ours_takes_no_session_up_and_a_peer_that_is_gone_leaves_nothin
             .all(|word| word.load(Ordering::SeqCst) == 0),
         "no key is left"
     );
+}
+
+#[test]
+fn while_keys_rotate_a_session_that_has_moved_stays_where_it_is() {
+    let (mut world, words) = pair(10);
+    let psks = [[1; 32], [2; 32]].map(PresharedKey::new);
+    let rotate = |world: &mut World, node: usize, other: usize| {
+        let (key, [current, next]) = (world.nodes[other].key, psks.clone());
+        control!(world, node, |device, ctx| {
+            device
+                .set_preshared_keys(&key, current, Some(next))
+                .unwrap();
+            device.move_sessions(ctx);
+        });
+    };
+    world.talk(ALICE, BOB, 1);
+    world.pass(seconds(1));
+    rotate(&mut world, ALICE, BOB);
+    rotate(&mut world, BOB, ALICE);
+    world.pass(seconds(30));
+    let (moved, initiations) = (Some(crate::Rotation::Moved), world.count(1));
+    assert_eq!(world.status(ALICE, BOB).rotation, moved);
+    for end in [End::Crash, End::Orderly] {
+        if end == End::Orderly {
+            world.nodes[ALICE].device.leave();
+        }
+        world.now = world.now.after(QUICK);
+        let private = world.nodes[ALICE].private.clone();
+        new_device(&mut world, words, private);
+        world.introduce(ALICE, BOB);
+        // As a daemon does: keys and peers first, then what was kept.
+        rotate(&mut world, ALICE, BOB);
+        take_up(&mut world);
+        control!(world, ALICE, |device, ctx| device.move_sessions(ctx));
+        world.talk(ALICE, BOB, 2);
+        world.pass(seconds(1));
+        assert_eq!(world.status(ALICE, BOB).rotation, moved);
+        assert_eq!(world.count(1), initiations, "nobody shakes hands anew");
+    }
 }
 
 #[test]
