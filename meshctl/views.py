@@ -101,7 +101,11 @@ def links(status: Status) -> Iterator[Line]:
             continue
         glyph = {"alive": "=", "down": "!", "new": "~"}.get(cells[1], "~")
         tail = "  ".join((*numbers, reason)).rstrip()
-        yield (("", f"{name}  {glyph} "), (styles.get(cells[1], ""), f" {state}"), ("", f"  {tail}"))
+        yield (
+            ("", f"{name}  {glyph} "),
+            (styles.get(cells[1], ""), f" {state}" if tail else f" {cells[1]}"),
+            ("", f"  {tail}" if tail else ""),
+        )
 
 
 def status(status: Status, *, lab: bool = False) -> Iterator[Line]:

@@ -40,13 +40,18 @@ class Endpoint:
     @classmethod
     def of(cls, host: str, port: int) -> Endpoint:
         """With the host in its one form: RFC 5952 for an address, lower case and no final dot for a name."""
-        try:
-            return cls(addr_text(ip_address(host)), port)
-        except ValueError:
-            return cls(host.removesuffix(".").lower(), port)
+        return cls(_endpoint_host(host), port)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@_remembered
+def _endpoint_host(text: str) -> str:
+    try:
+        return addr_text(ip_address(text))
+    except ValueError:
+        return text.removesuffix(".").lower()
 
 
 @_remembered

@@ -7,7 +7,7 @@ them) is left out on both sides and said as a finding, so that no configuration 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
@@ -117,6 +117,7 @@ def resolve(
     shape = topology(spec)
     live = tuple(sorted(link for link in shape.links if endpoints.open(*link)))
     reach = _reach(spec, shape, frozenset(live))
+    linked = _linked(spec.hosts, live)
     hosts = {
         name: Host(
             name=name,
@@ -127,7 +128,7 @@ def resolve(
             peers=_peers(
                 host,
                 spec=spec,
-                live=live,
+                linked=linked[name],
                 reach=reach,
                 allotted=allotted,
                 endpoints=endpoints,
@@ -273,11 +274,20 @@ def _reach(spec: Spec, shape: Topology, live: Collection[Pair]) -> dict[Pair, st
     return dict(sorted(reach.items()))
 
 
+def _linked(hosts: Iterable[str], live: Iterable[Pair]) -> dict[str, list[str]]:
+    """The other end of each link of each host."""
+    found: dict[str, list[str]] = {name: [] for name in hosts}
+    for a, b in live:
+        found[a].append(b)
+        found[b].append(a)
+    return found
+
+
 def _peers(
     host: HostSpec,
     *,
     spec: Spec,
-    live: tuple[Pair, ...],
+    linked: Iterable[str],
     reach: Mapping[Pair, str | None],
     allotted: Allotment,
     endpoints: _Endpoints,
@@ -288,7 +298,7 @@ def _peers(
         # at the same place the lan is reached by its own wire, not through the mesh
         return own if endpoints.same_place(name, host.name) else own + list(spec.hosts[name].lan)
 
-    behind: dict[str, list[ip.Net]] = {b if a == host.name else a: [] for a, b in live if host.name in (a, b)}
+    behind: dict[str, list[ip.Net]] = {name: [] for name in linked}
     for name in spec.hosts:
         link = pair(name, host.name)
         if name != host.name and link in reach:

@@ -16,7 +16,7 @@ from enum import StrEnum
 
 from meshctl.core import lock, plan, status
 from meshctl.core.bundle import Bundle, absent
-from meshctl.core.errors import Failed, Failure, HostError
+from meshctl.core.errors import Failure, HostError
 from meshctl.core.keys import KeyRing
 from meshctl.core.lock import Lock
 from meshctl.core.mesh import Mesh
@@ -186,7 +186,7 @@ class _Doing:
             if not self.reached:
                 raise
             raise self._retreat() from None
-        except Failed:
+        except Exception:  # whatever it is: no host stays switched until its time runs out
             self._roll_back()
             raise
         if not vitals:
@@ -366,7 +366,7 @@ def _forget(session: Session, planned: Planned, gone: list[str]) -> None:
 def _interrupts_wait() -> Iterator[None]:
     """Ctrl-C and its kin come after the block, not in it."""
     came: list[int] = []
-    orders = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    orders = [o for o in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(o) is not signal.SIG_IGN]
     handlers = [signal.signal(order, lambda number, _: came.append(number)) for order in orders]
     try:
         yield

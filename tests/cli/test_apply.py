@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import signal
@@ -118,6 +119,24 @@ def test_an_interrupt_before_anything_was_switched_says_so(folder: Path) -> None
     assert "nothing is left half-switched; the next run finishes what was begun\n" in said
     assert "Traceback" not in said
     assert meshctl(folder, "apply", "--yes").returncode == 0
+
+
+def test_a_fault_of_meshctls_own_after_the_switch_takes_it_back(folder: Path) -> None:
+    code = f"""
+from meshctl import cli
+from meshctl.flow import safely
+from meshctl.screen import Screen
+def stumble(*_):
+    raise RuntimeError("a fault of ours")
+safely._Doing._why_not = stumble
+cli.run({command("apply", "--yes")[3:]!r}, Screen())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert "RuntimeError: a fault of ours" in done.stderr, done
+    pending = meshctl(folder, "plan", "--json")
+    assert json.loads(pending.stdout)["summary"]["create"] == 2, pending
+    for host in ("a", "b"):
+        assert host_says(host, f"ip link show {NAME} 2>/dev/null | wc -l") == "0"
 
 
 def test_nothing_secret_is_shown_anywhere(folder: Path) -> None:

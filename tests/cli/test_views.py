@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from meshctl import views
-from meshctl.core.status import HostStatus, Status
+from meshctl.core.status import HostStatus, LinkStatus, State, Status
 
 
 def _text(status: Status, *, lab: bool) -> list[str]:
@@ -14,6 +14,16 @@ def test_the_hint_of_a_stopped_daemon_is_about_the_hosts_that_were_asked() -> No
     stopped = Status("prod", (HostStatus("a", state="down"),), ())
     assert _text(stopped, lab=False) == ["! a  meshd is down", "  hint: meshctl apply"]
     assert _text(stopped, lab=True) == ["! a  meshd is down", "  hint: meshctl apply --lab"]
+
+
+def test_a_link_that_nobody_could_be_asked_about_is_not_said_never_to_have_been() -> None:
+    links = (LinkStatus("a", "b", State.UNKNOWN), LinkStatus("a", "c", State.ALIVE, handshake_s=3.0, rtt_ms=0.5))
+    assert _text(Status("prod", (), links), lab=False) == [
+        "link       state    handshake  round trip",
+        "a -- b  ~  unknown",
+        "a -- c  =  alive    3 s ago    0.50 ms",
+        "1 of 2 links alive",
+    ]
 
 
 def test_what_the_file_says_of_a_host_is_no_result() -> None:
