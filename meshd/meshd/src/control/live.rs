@@ -79,6 +79,7 @@ pub fn take(engine: &mut Engine, name: &str, loaded: &Loaded) -> Result<(), Fail
         create(engine, name, conf)?;
         found = Some(blank_or_inherited(engine, &tables)?);
     }
+    let mtu_before = engine.interface.as_ref().and_then(|live| live.found_mtu);
     let wanted = wanted(engine, loaded);
     let result = match (&mut engine.interface, &wanted) {
         (Some(_), None) => {
@@ -96,7 +97,12 @@ pub fn take(engine: &mut Engine, name: &str, loaded: &Loaded) -> Result<(), Fail
     if let Some(interface) = &mut engine.interface {
         // When all keys are in place, back or forth.
         interface.device.move_sessions(&mut engine.world.context());
-        if result.is_ok() {
+        if result.is_err() {
+            interface.found_mtu = mtu_before;
+        } else {
+            if wanted.is_some_and(|wanted| wanted.listen_port.is_none()) {
+                interface.outer.keep_port();
+            }
             interface.routes_in = tables;
             if let Err(error) = interface.net.settle_forwarding() {
                 eprintln!("meshd: warning: {name}: {error}");

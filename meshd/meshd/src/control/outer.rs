@@ -144,6 +144,11 @@ impl Outer {
         self.chosen == Some(self.port)
     }
 
+    /// Nobody asks for a port any more: this one is as good as another.
+    pub fn keep_port(&mut self) {
+        self.chosen = Some(self.port);
+    }
+
     /// Moves to another port; 0 lets the kernel choose. The old one is kept when this fails.
     pub fn set_port(&mut self, port: u16) -> Result<()> {
         if port == self.port {

@@ -16,7 +16,9 @@ s=socket.socket(f,socket.SOCK_DGRAM)
 if f==socket.AF_INET: s.setsockopt(socket.IPPROTO_IP,10,int(sys.argv[5]))
 gap=1/float(sys.argv[3]);n=0;at=time.monotonic()
 while True:
-    s.sendto(struct.pack('!I',n)+b'x'*int(sys.argv[4]),(sys.argv[1],int(sys.argv[2])));n+=1;at+=gap
+    try: s.sendto(struct.pack('!I',n)+b'x'*int(sys.argv[4]),(sys.argv[1],int(sys.argv[2])))
+    except OSError as e: print('lost:',n,e,file=sys.stderr)
+    n+=1;at+=gap
     if select.select([0],[],[],max(0,at-time.monotonic()))[0]: break
 print(n)";
 
