@@ -31,7 +31,7 @@ printf '127.0.0.1 localhost' > /etc/hosts
 sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0
 ip link set lo up
 echo ready
-exec sleep 600";
+exec sleep ${MESHD_TEST_HOLD:-600}";
 
 /// A host.
 pub struct Host {
