@@ -3,7 +3,7 @@
 #   make demo    set everything up, bring a mesh up on lab hosts of this machine, show it working, take it down
 #   make test    set everything up, run all tests (root brings the real hosts; without root they say why they are left out)
 #   make check   the fast half: lint, types, pure tests; no root, no containers
-#   make nightly what takes long: fuzzing, hundreds of kills and upgrades
+#   make nightly what takes long: fuzzing, hundreds of kills and upgrades, a soak of half an hour, a session's whole life
 #
 # Everything lands in .venv, build and meshd/target; nothing outside the checkout but system packages (.ci/packages).
 
@@ -75,8 +75,9 @@ integration: build
 molecule: build
 	@if [ "$$(id -u)" -eq 0 ]; then molecule/run; else echo "molecule: needs root for its systemd hosts, left out"; fi
 
-# Seconds for each target of the fuzzer.
+# Seconds for each target of the fuzzer, and of the soak.
 FUZZ_SECONDS := 300
+SOAK_SECONDS := 1800
 
 # How often a daemon is killed while it sends, and how many pings it answers between upgrades.
 KILLS := 400
@@ -85,6 +86,8 @@ PINGS := 60000
 nightly: setup-test
 	@meshd/fuzz/run $(FUZZ_SECONDS)
 	@MESHD_KILLS=$(KILLS) MESHD_PINGS=$(PINGS) $(CARGO) test $(RUST) --quiet --package meshd --test continuity -- --nocapture
+	@SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test $(RUST) --quiet --release --package meshd --test soak -- --nocapture
+	@$(CARGO) test $(RUST) --quiet --package meshd --test interop -- --ignored
 
 ## ---- more --------------------------------------------------------------------------------------------------------
 

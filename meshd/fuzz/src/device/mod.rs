@@ -165,7 +165,7 @@ fn configure(world: &mut World, node: usize, input: &mut Cursor<'_>) {
     let key = input.choose(&[world.nodes[other].key, world.nodes[other].spare_key]);
     let network = network(input.choose(NETWORKS));
     match input.byte() % 16 {
-        12..=15 => rotate(world, node, &key, input),
+        12..=15 => rotate(world, (node, other), &key, input),
         0 => world.control(node, |device, _| {
             let _ = device.remove_peer(&key);
         }),
@@ -217,8 +217,14 @@ fn configure(world: &mut World, node: usize, input: &mut Cursor<'_>) {
 }
 
 /// Keys of which there are two for a while.
-fn rotate(world: &mut World, node: usize, name: &PublicKey, input: &mut Cursor<'_>) {
-    let other = &world.nodes[input.below(NODES)];
+fn rotate(
+    world: &mut World,
+    (node, other): (usize, usize),
+    name: &PublicKey,
+    input: &mut Cursor<'_>,
+) {
+    // Its own: a peer that is said to be another one is another one, and what the world knows of it would be wrong.
+    let other = &world.nodes[other];
     let theirs = [other.key, other.spare_key];
     let ours = [&world.nodes[node].private, &world.nodes[node].spare_private].map(Clone::clone);
     let (first, second) = (input.below(2), input.one_in(2));

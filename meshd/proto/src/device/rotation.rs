@@ -200,8 +200,8 @@ impl Device {
         });
     }
 
-    /// Sets the key that names a peer and the one that it changes to. The peer stays the same whatever its name: session,
-    /// endpoint, networks and counters are kept; the session is to be moved ([`Device::move_sessions`]). Another peer that
+    /// Sets the key that names a peer and the one that it changes to. The peer stays the same whatever its name: endpoint,
+    /// networks and counters are kept. With a key in common with before so is the session, and it is to be moved ([`Device::move_sessions`]). Another peer that
     /// has one of these keys loses it, and is removed when that is its name.
     ///
     /// # Errors
@@ -225,13 +225,17 @@ impl Device {
                 return;
             };
             let mut former = core::mem::take(&mut peer.remotes);
+            let mut kept = false;
             for key in [Some(current), next].into_iter().flatten() {
                 let known = former.iter().position(|remote| remote.key == *key);
+                kept |= known.is_some();
                 let remote = known.map_or_else(|| Remote::new(*key), |at| former.swap_remove(at));
                 peer.remotes.push(remote);
             }
             let begun = peer.pending.as_ref();
             let lost = begun.is_some_and(|begun| peer.remote(&begun.theirs).is_none());
+            // Nobody has shown to be the same under other keys: what was made with the former ones is a stranger's.
+            let stranger = !kept;
             for remote in former {
                 device.by_key.remove(&remote.key);
                 device.by_next.remove(&remote.key);
@@ -242,11 +246,14 @@ impl Device {
                 device.by_key.remove(next);
                 device.by_next.insert(*next, slot);
             }
-            if lost {
+            if lost || stranger {
                 device.stop_handshake(slot);
             }
+            if stranger {
+                device.drop_sessions(slot);
+            }
             if let Some(peer) = device.state_mut(slot) {
-                peer.moving = true;
+                peer.moving = kept;
                 if let Some(place) = &peer.shared.place {
                     place.set_key(current);
                 }

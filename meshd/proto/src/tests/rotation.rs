@@ -382,6 +382,28 @@ fn a_key_belongs_to_one_peer() {
 }
 
 #[test]
+fn a_peer_under_a_key_that_nobody_announced_is_a_stranger() {
+    let (mut world, keys) = pair(17, ALL);
+    world.talk(ALICE, BOB, 1);
+    world.pass(seconds(1));
+    assert!(world.status(ALICE, BOB).connected);
+    let (bob, stranger) = (
+        keys.old[BOB].public(),
+        crypto::generate(&mut Dice(9)).public(),
+    );
+    control!(world, ALICE, |device, ctx| {
+        device.set_peer_keys(&bob, &stranger, None).unwrap();
+        device.move_sessions(ctx);
+        assert!(!device.peer(&stranger, ctx.now).unwrap().connected);
+    });
+    world.talk(ALICE, BOB, 2);
+    world.talk(BOB, ALICE, 3);
+    world.pass(seconds(1));
+    assert_eq!(world.nodes[BOB].numbers(), [1], "not under the old session");
+    assert!(world.nodes[ALICE].numbers().is_empty());
+}
+
+#[test]
 fn under_load_cookies_are_given_for_either_key() {
     for stage in [Old, Both, New] {
         let (mut world, keys) = pair(15, ALL);
