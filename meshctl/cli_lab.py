@@ -30,7 +30,9 @@ def lab(context: click.Context, /) -> int:
 @options.as_json
 @click.pass_obj
 def lab_up(screen: Screen, /, file: Path | None, as_json: bool) -> int:
-    """Make the hosts of the file on this machine; those that a lab which is up lacks are added to it.
+    """Make the hosts of the file on this machine.
+
+    A lab that is up gets the hosts that it lacks; nothing else of it changes.
 
     \b
     meshctl lab up examples/three-servers/mesh.yaml
