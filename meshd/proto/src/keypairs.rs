@@ -36,6 +36,13 @@ impl Keypairs {
             Role::Current => &mut self.current,
             Role::Previous => &mut self.previous,
             Role::Next => &mut self.next,
+            Role::Fading => {
+                let room = self.fading.len() < FADING;
+                if room {
+                    self.fading.push_back(session);
+                }
+                return room;
+            }
             Role::Dropped => return false,
         };
         let vacant = part.is_none();
@@ -45,26 +52,20 @@ impl Keypairs {
         vacant
     }
 
-    /// All sessions, each with what it is.
-    pub fn iter(&self) -> impl Iterator<Item = (Role, &Arc<Session>)> {
+    /// Writes down what each session is now, where they are kept.
+    pub fn keep(&self) {
         let parts = [
             (Role::Current, &self.current),
             (Role::Previous, &self.previous),
             (Role::Next, &self.next),
         ];
-        parts
-            .into_iter()
-            .filter_map(|(role, part)| Some((role, part.as_ref()?)))
-    }
-
-    /// Writes down what each session is now, where they are kept.
-    pub fn keep(&self) {
-        for (role, session) in self.iter() {
-            session.keep_as(role);
+        for (role, part) in parts {
+            if let Some(session) = part {
+                session.keep_as(role);
+            }
         }
-        // A successor has no part for these.
         for session in &self.fading {
-            session.keep_as(Role::Dropped);
+            session.keep_as(Role::Fading);
         }
     }
 

@@ -9,6 +9,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -108,8 +109,11 @@ impl Store {
             return;
         }
         for name in names {
-            if let Err(error) = self.notifier.forget(&name) {
-                eprintln!("meshd: warning: {name} is kept for nobody: {error}");
+            match self.notifier.forget(&name) {
+                Err(error) if !is_gone(&error) => {
+                    eprintln!("meshd: warning: {name} is kept for nobody: {error}");
+                }
+                _ => {}
             }
             self.state.borrow_mut().held.remove(&name);
         }
@@ -133,7 +137,16 @@ impl Store {
             Ok(true) => {}
             // It will get there: its messages are in order.
             Ok(false) => eprintln!("meshd: warning: the service manager is slow"),
+            Err(error) if is_gone(&error) => {}
             Err(error) => eprintln!("meshd: warning: {error}"),
         }
     }
+}
+
+/// A keeper that has ended has let go of everything.
+fn is_gone(error: &meshd_os::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionRefused | ErrorKind::NotConnected
+    )
 }

@@ -161,7 +161,7 @@ impl Device {
     /// Leaves everything to a successor: nothing that is kept changes any more. The packet threads have ended.
     pub fn leave(&self) {
         for peer in self.peers.iter().flatten() {
-            for (_, session) in peer.keypairs.iter() {
+            for session in peer.keypairs.all() {
                 session.keep_window();
             }
         }

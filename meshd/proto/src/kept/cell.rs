@@ -29,6 +29,7 @@ pub(crate) enum Role {
     Current = 1,
     Previous = 2,
     Next = 3,
+    Fading = 4,
 }
 
 const INITIATOR: u64 = 1 << 8;
@@ -66,6 +67,7 @@ impl Fixed {
                 1 => Role::Current,
                 2 => Role::Previous,
                 3 => Role::Next,
+                4 => Role::Fading,
                 _ => return None,
             },
             initiator: first & INITIATOR != 0,

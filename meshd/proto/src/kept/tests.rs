@@ -318,6 +318,29 @@ fn while_keys_rotate_a_session_that_has_moved_stays_where_it_is() {
 }
 
 #[test]
+fn sessions_that_fade_are_received_with_after_a_crash() {
+    let (mut world, words) = pair(11);
+    world.talk(ALICE, BOB, 1);
+    world.pass(seconds(1));
+    // A packet that is under way while the sessions are replaced twice.
+    let before = world.seen.len();
+    world.nodes[BOB].online = false;
+    world.talk(BOB, ALICE, 7);
+    world.nodes[BOB].online = true;
+    let late = world.seen[before].clone();
+    let key = world.nodes[BOB].key;
+    for _ in 0..2 {
+        world.pass(seconds(6));
+        control!(world, ALICE, |device, ctx| device.shake_hands(ctx, &key)).unwrap();
+        world.pass(seconds(1));
+    }
+    assert!(restart(&mut world, words, End::Crash) >= 3);
+    world.nodes[ALICE].delivered.clear();
+    world.arrive(late);
+    assert_eq!(world.nodes[ALICE].numbers(), [7]);
+}
+
+#[test]
 fn the_end_of_a_session_erases_it() {
     let (mut world, words) = pair(8);
     world.talk(ALICE, BOB, 1);
