@@ -16,6 +16,8 @@ use crate::reload::{Change, Step};
 
 /// After a change of routes the automatic MTU is found again this much later: such changes come in storms.
 pub(super) const SETTLE: Duration = Duration::from_secs(1);
+/// A peer that was heard of within this time is where it is (paper section 6.5: after 15 s a session is doubted).
+const WORKS: Duration = Duration::from_secs(15);
 /// The calendar may jump: a peer's expiry is looked at anew at least this often while there is one to come.
 const CALENDAR: Duration = Duration::from_secs(3600);
 
@@ -59,8 +61,13 @@ impl Mesh {
             let in_use = status
                 .as_ref()
                 .and_then(|peer| Some(peer.endpoint?.remote.ip()));
-            // A session that works is not moved.
-            if status.is_some_and(|peer| peer.connected && peer.attempts == 0) {
+            // A session that works is not moved: one lost handshake message says nothing about the address.
+            let now = world::now();
+            let works = |peer: &PeerStatus| {
+                let heard = peer.last_received.is_some_and(|at| !at.expired(now, WORKS));
+                peer.connected && (peer.attempts == 0 || heard)
+            };
+            if status.as_ref().is_some_and(works) {
                 continue;
             }
             if let Some(ip) = self.lookups.choose(name, in_use) {
