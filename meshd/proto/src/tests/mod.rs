@@ -147,6 +147,8 @@ impl Node {
     pub fn wall(&self, now: Time) -> WallTime {
         let start = 1_700_000_000_000_000_000i128;
         let nanos = start + i128::from(now.0) + i128::from(self.wall_offset) * 1_000_000_000;
+        // No system has a clock before 1970.
+        let nanos = nanos.max(0);
         WallTime {
             secs: (nanos / 1_000_000_000) as u64,
             nanos: (nanos % 1_000_000_000) as u32,
