@@ -1,7 +1,8 @@
 //! The protocol core as a script: three devices that are each other's peers, a network that eve owns, a clock that jumps.
 //!
 //! An input is a list of steps: packets are sent, delivered, lost, held back, sent again, changed, made up; time passes or
-//! jumps; peers, keys, networks and endpoints change, by calls and by UAPI. After every step the devices' books must agree
+//! jumps; peers, keys, networks and endpoints change, by calls and by UAPI; a daemon is
+//! killed, or makes way, and its successor goes on from the memory it left. After every step the devices' books must agree
 //! ([`Device::assert_sound`]), and these hold throughout (`world.rs` checks them where they could break):
 //! no message is accepted twice; what comes out of a tunnel was put in by the peer it is attributed to, for this host, and
 //! from an address that is the peer's; no counter is sealed with twice; what isn't authentic changes nothing and is
@@ -83,7 +84,11 @@ fn step(world: &mut World, input: &mut Cursor<'_>) {
             let up = input.one_in(2);
             world.control(node, |device, ctx| device.set_link(ctx, up));
         }
-        14 => world.move_to(node, input.byte()),
+        14 => match input.byte() % 4 {
+            0 => world.restart(node, true),
+            1 => world.restart(node, false),
+            place => world.move_to(node, place),
+        },
         _ => world.pass(Duration::from_secs(1), true),
     }
 }

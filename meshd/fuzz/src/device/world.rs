@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use blake2::digest::consts::{U16, U32};
@@ -11,9 +13,22 @@ use meshd_proto::*;
 /// Alice, bob and carol.
 pub(super) const NODES: usize = 3;
 const MTU: usize = 1420;
+/// Peers that a memory has room for: fewer than there can be.
+const PLACES: usize = 4;
 /// Datagrams that are on their way at most, and how many of the past eve remembers.
 const UNDER_WAY: usize = 64;
 const REMEMBERED: usize = 256;
+
+/// A daemon that lives shorter than this was killed by what it went on from.
+const QUICK: Duration = Duration::from_secs(5);
+
+/// The memory that outlives each daemon, zeroed for each script: it is as static as the kernel's.
+fn memory(node: usize) -> &'static [AtomicU64] {
+    static ALL: OnceLock<Vec<AtomicU64>> = OnceLock::new();
+    let len = Memory::words_for(PLACES);
+    let all = ALL.get_or_init(|| (0..NODES * len).map(|_| AtomicU64::new(0)).collect());
+    &all[node * len..][..len]
+}
 
 /// Where eve sends from.
 pub(super) fn eve() -> SocketAddr {
@@ -133,13 +148,57 @@ impl World {
             number: 0,
         };
         for node in 0..NODES {
-            world.set_up(node);
+            for word in memory(node) {
+                word.store(0, Ordering::Relaxed);
+            }
+            world.begin(node);
         }
         world
     }
 
+    /// A daemon starts, and goes on from what its predecessor has left.
+    fn begin(&mut self, node: usize) {
+        let this = &mut self.nodes[node];
+        let mut device = Device::new(this.device.timestamp_high_water());
+        match Memory::open(memory(node), self.now, QUICK) {
+            Some(memory) => device.keep_in(memory),
+            None => panic!("a memory that nobody else wrote can be opened"),
+        }
+        this.reader = device.reader();
+        this.device = device;
+        self.configure(node);
+        self.control(node, |device, ctx| {
+            let _ = device.restore(ctx);
+            device.set_link(ctx, true);
+        });
+    }
+
+    /// A daemon ends, by `kill -9` or in good order, and another one starts.
+    pub fn restart(&mut self, node: usize, killed: bool) {
+        let words = memory(node);
+        let this = &mut self.nodes[node];
+        this.stale = None;
+        if !killed {
+            this.device.leave();
+        }
+        let left: Vec<u64> = words.iter().map(|w| w.load(Ordering::Relaxed)).collect();
+        let label = this.device.timestamp_high_water();
+        // Letting go erases what is kept; a process that is killed lets go of nothing.
+        this.device = Device::new(label);
+        this.reader = this.device.reader();
+        for (word, left) in words.iter().zip(left) {
+            word.store(left, Ordering::Relaxed);
+        }
+        self.begin(node);
+    }
+
     /// Gives a node its key, its peers, their networks and endpoints, and raises its link. What it knows already it keeps.
     fn set_up(&mut self, node: usize) {
+        self.configure(node);
+        self.control(node, |device, ctx| device.set_link(ctx, true));
+    }
+
+    fn configure(&mut self, node: usize) {
         let private = self.nodes[node].private.clone();
         let peers: Vec<_> = (0..NODES)
             .filter(|other| *other != node)
@@ -147,7 +206,6 @@ impl World {
             .collect();
         self.control(node, |device, ctx| {
             device.set_private_key(Some(private));
-            device.set_link(ctx, true);
             for (other, key, address) in peers {
                 let _ = device.upsert_peer(&key);
                 let _ = device.set_preshared_key(&key, PresharedKey::default());
@@ -228,7 +286,9 @@ impl World {
         let Some(endpoint) = route.peer.endpoint() else {
             return;
         };
+        // None: by a table from before the peer was removed.
         let for_key = this.device.name_of(&route.peer);
+        assert!(stale || for_key.is_some(), "a route to nobody");
         self.sent
             .insert(self.number, (node, for_key, packet.clone()));
         let mut run = vec![0; data_len(packet.len(), MTU)];
@@ -366,7 +426,7 @@ impl World {
         );
         let this = &self.nodes[node];
         assert!(
-            *for_key == Some(this.key) || *for_key == Some(this.spare_key),
+            for_key.is_none_or(|key| key == this.key || key == this.spare_key),
             "for another"
         );
     }
