@@ -135,3 +135,33 @@ def test_a_closed_host_boots_closed(fleet: Fleet, tmp_path: Path) -> None:
     gone = play(fleet, "remove", tmp_path)
     assert gone.exit == 0, gone.output
     fleet["a"].run("! systemctl is-active meshd-guard@prod && ! nft list table inet meshd_prod")
+
+
+def test_an_interface_in_a_namespace_outlives_daemon_and_reboot(fleet: Fleet, tmp_path: Path) -> None:
+    """Under systemd the daemon may not enter the namespace: the unit hands it over, and systemd keeps it."""
+    bundles.write(tmp_path, fleet)
+    assert play(fleet, "site", tmp_path).exit == 0
+    host = fleet["a"]
+    host.run(
+        "sed 's/^\\[Interface\\]$/&\\nNamespace = work/' /etc/meshd/prod.conf > /run/moved && "
+        "id=$(sha256sum < /run/moved | cut -c 1-64) && meshd stage prod --id $id < /run/moved && rm /run/moved && "
+        "meshd switch prod --id $id --within 60 && meshd confirm prod --id $id"
+    )
+    try:
+        works = "for n in 1 2 3 4 5 6 7 8 9 10; do meshd exec prod -- ping -c 1 -W 1 b.prod && exit 0; done; exit 1"
+        index = "ip -n work -o link show prod | cut -d: -f1"
+        host.run(f"{works} && ! ip link show prod")
+        before = host.run(index).stdout
+        host.run("systemctl kill -s KILL meshd@prod; sleep 1; systemctl is-active meshd@prod")
+        host.run(works)
+        host.run("systemctl restart meshd@prod")
+        host.run(works)
+        assert host.run(index).stdout == before, "the same link"
+        host.run("systemctl stop meshd@prod; systemctl start meshd@prod")
+        host.run(works)
+        fleet.reboot("a")
+        host.run(works)
+    finally:
+        gone = play(fleet, "remove", tmp_path)
+    assert gone.exit == 0, gone.output
+    host.run("! ls /run/netns")

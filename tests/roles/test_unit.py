@@ -24,14 +24,14 @@ def test_exposure() -> None:
 
 
 def test_both_units_grant_the_same_one_capability() -> None:
-    for unit in ("meshd@.service", "without-credentials/meshd@.service"):
+    for unit in ("meshd@.service", "without-credentials/meshd@.service", "meshd-guard@.service"):
         lines = (FILES / unit).read_text().splitlines()
         assert [line for line in lines if line.startswith("CapabilityBoundingSet=")] == [
             "CapabilityBoundingSet=CAP_NET_ADMIN"
         ]
 
 
-@pytest.mark.parametrize("unit", ["meshd@.service", "without-credentials/meshd@.service"])
+@pytest.mark.parametrize("unit", ["meshd@.service", "without-credentials/meshd@.service", "meshd-guard@.service"])
 def test_systemd_knows_every_key(tmp_path: object, unit: str) -> None:
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(FILES / unit)],

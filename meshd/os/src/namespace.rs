@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Where named namespaces are.
@@ -66,23 +66,28 @@ pub fn named(name: &str) -> Result<OwnedFd> {
 pub fn named_or_new(name: &str) -> Result<(OwnedFd, bool)> {
     let what = || format!("make the network namespace {name}");
     let path = path_of(name);
-    // A file that nothing is mounted on is what `ip netns add` leaves when it fails half-way; entering would say so.
-    match named(name) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        other => return Ok((other?, false)),
+    if is_namespace(&path) {
+        return Ok((named(name)?, false));
     }
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o755)
         .create(NAMED)
         .context(what)?;
+    // Whatever the umask is: others look here too.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(NAMED, mode).context(what)?;
     share(Path::new(NAMED)).context(what)?;
     let file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o000)
         .open(&path);
-    file.context(what)?;
+    match file {
+        // Nothing is mounted on it: somebody failed half-way.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        other => drop(other.context(what)?),
+    }
     // In a thread of its own, which ends there: this one stays where it is.
     let mounted = path.clone();
     let make = move || -> io::Result<()> {
@@ -103,6 +108,22 @@ pub fn named_or_new(name: &str) -> Result<(OwnedFd, bool)> {
     Ok((named(name)?, true))
 }
 
+/// Whether a namespace is mounted there: it is a file of the same file system as those in /proc are.
+fn is_namespace(path: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).ok().map(|data| data.dev());
+    device(path).is_some() && device(path) == device(Path::new("/proc/thread-self/ns/net"))
+}
+
+/// Moves this process, of one thread, to the mounts of process 1 (CAP_SYS_ADMIN, CAP_SYS_CHROOT): what a service mounts may be
+/// its own affair, and a name is everybody's.
+pub fn use_mounts_of_init() -> Result<()> {
+    let what = || "use the mounts of process 1";
+    let mounts = File::open("/proc/1/ns/mnt").context(what)?;
+    // SAFETY: integers only.
+    sys::check(unsafe { libc::setns(mounts.as_raw_fd(), libc::CLONE_NEWNS) }).context(what)?;
+    Ok(())
+}
+
 /// Takes the name away, as `ip netns delete` does; the namespace goes when nobody is in it. It is no error when there is none.
 pub fn delete_named(name: &str) -> Result<()> {
     let what = || format!("delete the network namespace {name}");
@@ -111,9 +132,19 @@ pub fn delete_named(name: &str) -> Result<()> {
     // SAFETY: the path is live and ends with a zero. What isn't mounted is only a file.
     unsafe { libc::umount2(mounted.as_ptr(), libc::MNT_DETACH) };
     match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::new(what(), error)),
-        _ => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(Error::new(what(), error))
+        }
+        _ => {}
     }
+    // The folder goes with the last name: it was mounted on itself to be shared.
+    if fs::read_dir(NAMED).is_ok_and(|mut names| names.next().is_none()) {
+        let folder = c_path(Path::new(NAMED)).context(what)?;
+        // SAFETY: as above.
+        unsafe { libc::umount2(folder.as_ptr(), libc::MNT_DETACH) };
+        let _ = fs::remove_dir(NAMED);
+    }
+    Ok(())
 }
 
 fn unsafe_unshare(flags: libc::c_int) -> libc::c_int {
