@@ -140,7 +140,6 @@ impl Keypairs {
     }
 
     /// All that are held.
-    #[cfg(any(test, feature = "fuzzing"))]
     pub fn all(&self) -> impl Iterator<Item = &Arc<Session>> {
         let three = [&self.current, &self.previous, &self.next];
         three.into_iter().flatten().chain(&self.fading)
