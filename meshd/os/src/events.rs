@@ -39,22 +39,30 @@ impl AsFd for Event {
     }
 }
 
-/// An alarm clock on CLOCK_BOOTTIME (timerfd): it also counts time slept in suspend.
+/// An alarm clock (timerfd), on CLOCK_BOOTTIME unless made otherwise: that one also counts time slept in suspend.
 #[derive(Debug)]
 pub struct Alarm(OwnedFd);
 
 impl Alarm {
     /// An alarm that is not set.
     pub fn new() -> Result<Self> {
-        // SAFETY: no pointers are passed.
-        sys::own(unsafe {
-            libc::timerfd_create(libc::CLOCK_BOOTTIME, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK)
-        })
-        .map(Self)
-        .context(|| "create a timerfd")
+        Self::on(libc::CLOCK_BOOTTIME)
     }
 
-    /// Rings once at `at_ns` on [`crate::clock::boottime_ns`]; at once when that has passed; `None` turns it off.
+    /// One on CLOCK_REALTIME, set in nanoseconds since 1970. It follows the clock when that is set: where it jumps past the
+    /// time, it rings (timerfd_create(2), TFD_TIMER_ABSTIME).
+    pub fn on_calendar() -> Result<Self> {
+        Self::on(libc::CLOCK_REALTIME)
+    }
+
+    fn on(clock: libc::clockid_t) -> Result<Self> {
+        // SAFETY: no pointers are passed.
+        sys::own(unsafe { libc::timerfd_create(clock, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK) })
+            .map(Self)
+            .context(|| "create a timerfd")
+    }
+
+    /// Rings once at `at_ns` on its clock ([`crate::clock::boottime_ns`]); at once when that has passed; `None` turns it off.
     pub fn set(&self, at_ns: Option<u64>) -> Result<()> {
         let value = match at_ns {
             None => libc::timespec::zeroed(),
@@ -295,6 +303,23 @@ mod tests {
         assert_eq!(wait_readable([event.as_fd()], None).unwrap(), [true]);
         assert!(event.lower());
         assert!(!event.lower());
+    }
+
+    #[test]
+    fn an_alarm_on_the_calendar_counts_from_1970() {
+        let alarm = Alarm::on_calendar().unwrap();
+        let now = || {
+            let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            since.unwrap().as_nanos() as u64
+        };
+        let rings = |wait| wait_readable([alarm.as_fd()], Some(wait)).unwrap();
+        alarm.set(Some(now() + 3_600_000_000_000)).unwrap();
+        assert_eq!(rings(Duration::from_millis(20)), [false]);
+        for at in [now() + 20_000_000, now() - 3_600_000_000_000] {
+            alarm.set(Some(at)).unwrap();
+            assert_eq!(rings(Duration::from_secs(5)), [true]);
+            assert!(now() >= at && alarm.clear());
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use meshd_os::events::Alarm;
 use meshd_os::notify;
 use meshd_os::uapi_socket::Listener;
 use meshd_proto::{Event, PublicKey, Time};
@@ -35,6 +36,7 @@ use crate::state::State;
 pub const CONTROL: u64 = FIRST_TOKEN;
 const NAMES: u64 = FIRST_TOKEN + 1;
 const NFT: u64 = FIRST_TOKEN + 2;
+const CALENDAR: u64 = FIRST_TOKEN + 3;
 /// Control connections are counted from here.
 const FIRST_CONVERSATION: u64 = FIRST_TOKEN + 16;
 
@@ -71,7 +73,8 @@ pub struct Mesh {
     pub(super) heal_at: Option<Time>,
     /// The confirmed configuration can't be used: nobody knows what it wants.
     pub(super) unread: bool,
-    pub(super) expiry_at: Option<Time>,
+    /// Rings when the time of a peer is over.
+    pub(super) calendar: Alarm,
 }
 
 /// What becomes of the interface and its sessions when the daemon ends.
@@ -119,6 +122,8 @@ impl Mesh {
         engine.poller().add(&control, CONTROL).map_err(fail)?;
         let names = Names::new().map_err(fail)?;
         engine.poller().add(names.event(), NAMES).map_err(fail)?;
+        let calendar = Alarm::on_calendar().map_err(fail)?;
+        engine.poller().add(&calendar, CALENDAR).map_err(fail)?;
         let (mut trouble, mut unread) = (Vec::new(), false);
         let confirmed = Loaded::confirmed(name).unwrap_or_else(|failures| {
             // Without an interface, but there: so that a better configuration can be staged.
@@ -167,7 +172,7 @@ impl Mesh {
             guard: Guard::new(name)?,
             heal_at: None,
             unread,
-            expiry_at: None,
+            calendar,
         };
         // One that was opened just now is what the name means now.
         let known = |opened: &Space| kept.as_ref().is_some_and(|kept| kept.is(opened));
@@ -295,6 +300,7 @@ impl Mesh {
                 Happening::Ready(ready) if ready.token == CONTROL => self.accept(),
                 Happening::Ready(ready) if ready.token == NAMES => self.resolved(),
                 Happening::Ready(ready) if ready.token == NFT => self.nft_changed(),
+                Happening::Ready(ready) if ready.token == CALENDAR => self.expire(),
                 Happening::Ready(ready) => self.converse(ready.token),
                 Happening::Time => {}
             }
@@ -319,7 +325,6 @@ impl Mesh {
             self.paths.next_timeout(),
             self.find_mtu_at,
             self.heal_at,
-            self.expiry_at,
         ]
         .into_iter()
         .flatten()
@@ -337,9 +342,6 @@ impl Mesh {
             self.watchdog = Some((interval, at.after(interval).max(now)));
             // A manager that can't be told will restart us, which is what it is for.
             let _ = self.engine.store.notifier().watchdog();
-        }
-        if self.expiry_at.is_some_and(|at| at <= now) {
-            self.expire();
         }
         if self.find_mtu_at.is_some_and(|at| at <= now) {
             self.find_mtu_at = None;
@@ -378,7 +380,7 @@ impl Mesh {
             self.paths.retain(|key| device.shared_peer(key).is_some());
         }
         let now = world::now();
-        self.plan_expiry(loaded, now);
+        self.plan_expiry(loaded);
         let wanted: BTreeSet<String> = loaded
             .conf
             .iter()

@@ -18,8 +18,6 @@ use crate::reload::{Change, Step};
 pub(super) const SETTLE: Duration = Duration::from_secs(1);
 /// A peer that was heard of within this time is where it is (paper section 6.5: after 15 s a session is doubted).
 const WORKS: Duration = Duration::from_secs(15);
-/// The calendar may jump: a peer's expiry is looked at anew at least this often while there is one to come.
-const CALENDAR: Duration = Duration::from_secs(3600);
 
 impl Mesh {
     // Names.
@@ -113,7 +111,7 @@ impl Mesh {
         }
     }
 
-    pub(super) fn plan_expiry(&mut self, loaded: &Loaded, now: Time) {
+    pub(super) fn plan_expiry(&mut self, loaded: &Loaded) {
         let utc = world::utc();
         let next = loaded
             .conf
@@ -122,11 +120,16 @@ impl Mesh {
             .filter_map(|peer| peer.expires)
             .filter(|at| *at > utc)
             .min();
-        self.expiry_at = next.map(|at| now.after(Duration::from_secs(at.0 - utc.0).min(CALENDAR)));
+        // The alarm follows the clock when it is set, forward or back.
+        let at = next.map(|at| at.0.saturating_mul(1_000_000_000));
+        if let Err(error) = self.calendar.set(at) {
+            eprintln!("meshd: warning: {}: {error}", self.name);
+        }
     }
 
     /// Drops the peers whose time is over.
     pub(super) fn expire(&mut self) {
+        self.calendar.clear();
         let now = world::utc();
         let over: Vec<PublicKey> = self
             .configured_peers()
@@ -147,7 +150,7 @@ impl Mesh {
             }
         }
         self.engine.flush();
-        self.plan_expiry(&self.in_force().clone(), world::now());
+        self.plan_expiry(&self.in_force().clone());
     }
 
     // Paths.
