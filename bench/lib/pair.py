@@ -34,9 +34,10 @@ class Usage:
 class Pair:
     """`with Pair(daemon) as pair:` both ends up, first handshake done (unless the daemon is the bare veth)."""
 
-    def __init__(self, daemon: Daemon, plain: bool = False) -> None:
+    def __init__(self, daemon: Daemon, plain: bool = False, plain_tun: bool = False) -> None:
         self.daemon = daemon
         self.plain = plain
+        self.plain_tun = plain_tun
         self.ends = (f"mb{os.getpid()}a", f"mb{os.getpid()}b")
         # The directory of the UAPI sockets is shared by all namespaces, so the two interfaces have different names.
         self.links = self.ends
@@ -141,8 +142,7 @@ class Pair:
             _ip("-n", end, "addr", "add", address, "dev", link)
             _ip("-n", end, "link", "set", link, "up")
             if self.plain:
-                off = [word for feature in ("tso", "gso", "gro", "tx-udp-segmentation") for word in (feature, "off")]
-                _ip("netns", "exec", end, "ethtool", "-K", link, *off)
+                _offloads_off(end, link)
         if not self.daemon.is_bare:
             self._tunnel()
 
@@ -166,6 +166,8 @@ class Pair:
             self.run(n, ["wg", "setconf", self.links[n], self._dir / f"{me}.conf"])
             _ip("-n", self.ends[n], "addr", "add", f"10.78.0.{n + 1}/24", "dev", self.links[n])
             _ip("-n", self.ends[n], "link", "set", self.links[n], "mtu", "1420", "up")
+            if self.plain_tun:
+                _offloads_off(self.ends[n], self.links[n])
         self.run(0, ["ping", "-c1", "-W2", self.far])
         self.handshake_ms = (time.monotonic() - start) * 1000
 
@@ -184,6 +186,11 @@ class Pair:
 
 def _ip(*argv: str) -> None:
     subprocess.run(["ip", *argv], check=True, capture_output=True)
+
+
+def _offloads_off(end: str, link: str) -> None:
+    off = [word for feature in ("tso", "gso", "gro", "tx-udp-segmentation") for word in (feature, "off")]
+    _ip("netns", "exec", end, "ethtool", "-K", link, *off)
 
 
 def _wg(verb: str, given: str = "") -> str:
