@@ -152,7 +152,7 @@ impl Device {
         peer.last_handshake_sent = Some(now);
         peer.attempts = peer.attempts.saturating_add(1);
         peer.deferred = false;
-        peer.moving = false;
+        peer.moving &= peer.moves > 0;
         peer.shared.handshaking.store(true, Ordering::SeqCst);
         // An initiation is not data: it starts no timer that somebody would have to be woken for.
         let _ = peer.shared.sent(now, message.len(), false);

@@ -108,6 +108,8 @@ struct PeerState {
     answered: Option<Proof>,
     /// The session in use is to be moved to newer keys.
     moving: bool,
+    /// How often that is tried again, should the network lose it.
+    moves: u8,
     /// The remote address of [`Device::set_endpoint`]; roaming doesn't change it.
     configured_endpoint: Option<SocketAddr>,
     allowed_ips: Vec<Cidr>,
@@ -150,6 +152,7 @@ impl PeerState {
             proof: None,
             answered: None,
             moving: false,
+            moves: 0,
             configured_endpoint: None,
             allowed_ips: Vec::new(),
             keepalive: 0,

@@ -31,6 +31,8 @@ use crate::{Context, NoSuchPeer};
 pub(super) const ALTERNATE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the end with the greater key leaves the move to new keys to the other.
 const YIELD: Duration = Duration::from_secs(2);
+/// So often a move is begun again; one that is put off counts too.
+const MOVES: u8 = 6;
 /// A peer that was heard of within this time has a session to go on with if a handshake fails; one that has just
 /// restarted has been silent for longer.
 const IN_USE: Duration = Duration::from_secs(1);
@@ -285,7 +287,9 @@ impl Device {
     /// Moves the sessions in use whose keys were changed over to the newest ones: to be called when all changes are made.
     pub fn move_sessions(&mut self, ctx: &mut Context<'_>) {
         for slot in self.slots() {
-            if self.state(slot).is_some_and(|peer| peer.moving) {
+            let moving = self.state_mut(slot).filter(|peer| peer.moving);
+            if let Some(peer) = moving {
+                peer.moves = MOVES;
                 self.move_on(slot, ctx);
             }
         }
@@ -400,6 +404,12 @@ impl Device {
             .is_some_and(|peer| peer.next_preshared_key.is_some())
         {
             self.send_keepalive(slot, ctx);
+        }
+        // One message of it lost, and the handshake falls back to the keys before: the session would stay there till its
+        // end. A peer that has one key only is left alone after some tries.
+        if let Some(peer) = self.state_mut(slot) {
+            peer.moving = peer.moves > 0;
+            peer.moves = peer.moves.saturating_sub(1);
         }
         self.initiate(slot, ctx, false);
     }

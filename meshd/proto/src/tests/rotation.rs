@@ -403,6 +403,24 @@ fn a_peer_under_a_key_that_nobody_announced_is_a_stranger() {
     assert!(world.nodes[ALICE].numbers().is_empty());
 }
 
+/// Whatever the network loses of a move, it is tried again soon and not at the session's end.
+#[test]
+fn a_move_that_the_network_loses_is_tried_again() {
+    for seed in 0..40 {
+        let (mut world, keys) = pair(100 + seed, ALL);
+        let mut number = 0;
+        chat(&mut world, &mut number, 70);
+        world.weather.loss = 30;
+        keys.set(&mut world, ALICE, Both);
+        keys.set(&mut world, BOB, Both);
+        chat(&mut world, &mut number, 100);
+        world.weather.loss = 0;
+        chat(&mut world, &mut number, 200);
+        let moved = [ALICE, BOB].map(|node| status(&world, node).rotation);
+        assert_eq!(moved, [Some(Rotation::Moved); 2], "seed {seed}");
+    }
+}
+
 #[test]
 fn under_load_cookies_are_given_for_either_key() {
     for stage in [Old, Both, New] {
