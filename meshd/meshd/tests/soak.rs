@@ -249,7 +249,13 @@ impl Soak {
             let lines: Vec<String> = log.lines().map(|line| format!("{n}: {line}")).collect();
             lines
         });
-        said.filter(|line| !line.contains("killed by signal 9"))
+        // Our kills and upgrades, and what goes on after them.
+        let announced = [
+            "(signal: 9 (SIGKILL)), starting it again",
+            "the daemon made way, starting it again",
+            "going on with the interface",
+        ];
+        said.filter(|line| !announced.iter().any(|known| line.contains(known)))
             .collect()
     }
 }
