@@ -59,6 +59,7 @@ lint: setup
 	@$(CARGO) fmt $(RUST) --all --check
 	@if $(CARGO) clippy --version > /dev/null 2>&1; then \
 	    $(CARGO) clippy $(RUST) --workspace --all-targets --quiet -- -D warnings; \
+	    $(CARGO) clippy $(RUST) --package meshd --quiet -- -D warnings; \
 	  else echo "lint: cargo clippy is not on this machine, left out"; fi
 
 types: setup
