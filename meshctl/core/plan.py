@@ -295,7 +295,7 @@ def _state_changes(mesh_name: str, report: Report, daemon: Daemon) -> Iterator[C
         if file is None or file.sha256 is None:
             yield Change(f"file {placed.path}", "missing", "restored", drift=True)
         elif file.sha256 != placed.sha256:
-            yield Change(f"file {placed.path}", "changed by hand", "restored", drift=True)
+            yield Change(f"file {placed.path}", "other content", "restored", drift=True)
         elif _mode(file.mode) != _mode(placed.mode):
             yield Change(f"mode of {placed.path}", file.mode, placed.mode, drift=True)
 
