@@ -32,8 +32,9 @@ print("up", flush=True)
 
 # The same, which waits for its standard input to end when its hosts are built.
 HELD = f"""\
-import sys
+import signal, sys
 from meshctl.shell import lab
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 publish = lab._publish
 def held(*arguments):
     print("held", flush=True)
