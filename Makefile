@@ -70,7 +70,7 @@ unit: setup
 	@$(PYTEST) -n auto tests/core tests/cases tests/laws tests/test_house.py
 
 integration: build
-	@$(CARGO) test $(RUST) --quiet --package meshd-os --package meshd
+	@$(CARGO) test $(RUST) --quiet --package meshd-os --package meshd-packet --package meshd
 	@$(PYTEST) tests/wheel tests/shell tests/cli tests/lab tests/roles
 
 molecule: build

@@ -42,7 +42,7 @@ pub const TARGETS: &[Target] = &[
     target("name_files", 512, meshd_os::fuzzing::name_files),
     target("netlink", 1024, meshd_os::fuzzing::netlink),
     target("netlink_built", 1024, meshd_os::fuzzing::netlink_built),
-    target("packet", 2048, meshd::fuzzing::packet),
+    target("packet", 2048, meshd_packet::fuzzing::packet),
     target("segment", 4096, offload::segment),
     target("uapi", 2048, uapi::requests),
 ];

@@ -5,7 +5,6 @@ use crate::cli::Options;
 use crate::conf::{self, UtcTime};
 use crate::control::wire::{Request, Response};
 use crate::hosts;
-use crate::probe::ProbeMark;
 
 /// A configuration. What can be read has one canonical text, and that text names no secret.
 pub fn configuration(bytes: &[u8]) {
@@ -82,15 +81,4 @@ pub fn hosts_file(bytes: &[u8]) {
     if found.is_empty() && hosts::take_out(bytes, "prod").as_deref() == Ok(bytes) {
         assert_eq!(hosts::take_out(&with, "prod").as_deref(), Ok(bytes));
     }
-}
-
-/// A packet on its way through the packet threads: first a byte for the outer header's ECN bits.
-pub fn packet(bytes: &[u8]) {
-    crate::packet::fuzzing::received(bytes);
-    crate::packet::fuzzing::refused(bytes);
-    let mark = ProbeMark {
-        id: 0xbeef,
-        magic: *b"meshd-01",
-    };
-    let _ = mark.reply(bytes);
 }

@@ -1,7 +1,7 @@
 //! meshd: a WireGuard-compatible tunnel daemon and the command that talks to it.
 //!
 //! The rooms: `conf` (the language), `reload`, `safe`, `hosts` (pure decisions), `control` (the daemon's one thread that
-//! owns device, timers and sockets), `packet` (the threads that move packets), `cli` (one short function a command).
+//! owns device, timers and sockets), `cli` (one short function a command). The threads that move packets are `meshd_packet`.
 //!
 //! A library only so that `fuzz` can reach the parsers; its one user besides is `main.rs`.
 #![forbid(unsafe_code)]
@@ -20,9 +20,7 @@ pub mod fuzzing;
 mod guard;
 mod hosts;
 mod netdev;
-mod packet;
 mod paths;
-mod probe;
 mod read;
 mod reload;
 mod report;

@@ -24,8 +24,8 @@ use super::memory::Keeping;
 use super::space::Space;
 use super::store::{self, Store};
 use super::world::{self, World};
-use crate::packet::ProbeArrival;
 use crate::paths;
+use meshd_packet::ProbeArrival;
 
 /// Something that isn't the engine's business.
 #[derive(Debug)]

@@ -25,8 +25,8 @@ use super::world::{self, World};
 use crate::conf::{Cidr, Endpoint, Host, Secret};
 use crate::failure::Failure;
 use crate::netdev::NetDev;
-use crate::packet::{Plane, Switches};
 use crate::reload::{Change, PeerSetup, Put, Setup, Step};
+use meshd_packet::{Plane, Switches};
 
 /// See the file's head.
 pub struct Interface {

@@ -28,9 +28,9 @@ use crate::conf::{Endpoint, Host, Peer};
 use crate::failure::{Failure, Outcome};
 use crate::guard::Guard;
 use crate::paths;
-use crate::probe::ProbeMark;
 use crate::safe::{Id, Safe};
 use crate::state::State;
+use meshd_packet::ProbeMark;
 
 /// Tokens of ours in the engine's set.
 pub const CONTROL: u64 = FIRST_TOKEN;

@@ -1,5 +1,5 @@
 //! The daemon: one control thread that owns the protocol core, all timers, the sockets people talk to, and the settings of
-//! the interface. Packet threads (`packet`) move packets by the table it publishes.
+//! the interface. Packet threads (`meshd_packet`) move packets by the table it publishes.
 
 pub mod bare;
 mod closing;

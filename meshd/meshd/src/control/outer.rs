@@ -12,7 +12,7 @@ use meshd_os::{Error, Result};
 use meshd_proto::uapi::{self, Errno};
 
 use super::store::{self, Store};
-use crate::packet::{Plane, Switches};
+use meshd_packet::{Plane, Switches};
 
 /// The packet threads with what is known of their sockets.
 pub struct Outer {

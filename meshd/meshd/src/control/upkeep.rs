@@ -11,8 +11,8 @@ use super::mesh::{name_of, Mesh};
 use super::path_mtu::Finding;
 use super::running::is_expired;
 use super::world;
-use crate::packet::ProbeArrival;
 use crate::reload::{Change, Step};
+use meshd_packet::ProbeArrival;
 
 /// After a change of routes the automatic MTU is found again this much later: such changes come in storms.
 pub(super) const SETTLE: Duration = Duration::from_secs(1);

@@ -10,16 +10,22 @@
 //! and [`meshd_proto::Device::attend`]. Everything else is told to the threads through [`Shared`], which they look at when
 //! something has changed; nothing is ever waited for but their end.
 //!
+//! A crate of its own so that it can be compiled for speed while the rest of the daemon is compiled for size.
+//!
 //! What it does not do: shake hands, keep timers, or make packets of its own but ICMP errors.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod ecn;
 mod flows;
 #[cfg(feature = "fuzzing")]
-pub(crate) mod fuzzing;
+#[doc(hidden)]
+pub mod fuzzing;
 mod icmp;
 mod outbox;
 mod paths;
 mod pressure;
+mod probe;
 mod relay;
 mod room;
 mod rx;
@@ -30,7 +36,8 @@ mod tests;
 mod too_big;
 mod tx;
 
-pub use shared::{Notices, ProbeArrival};
+pub use probe::{ProbeMark, ProbeReply, MAGIC_LEN};
+pub use shared::{Handshake, Notices, ProbeArrival};
 pub use switches::Switches;
 
 use std::io::ErrorKind;
@@ -46,7 +53,6 @@ use meshd_os::udp::{Source, UdpPair, UdpSocket};
 use meshd_os::{events, Error, Result};
 use meshd_proto::{Datagram, Reader};
 
-use crate::probe::ProbeMark;
 use shared::Shared;
 
 /// The packet threads of one interface. Dropping it ends them and closes TUN and sockets.

@@ -4,10 +4,21 @@ use meshd_os::checksum;
 use meshd_os::offload::Headers;
 
 use super::icmp::{self, Trouble};
-use super::{ecn, relay};
+use super::{ecn, relay, ProbeMark};
+
+/// A packet on its way through the packet threads: first a byte for the outer header's ECN bits.
+pub fn packet(bytes: &[u8]) {
+    received(bytes);
+    refused(bytes);
+    let mark = ProbeMark {
+        id: 0xbeef,
+        magic: *b"meshd-01",
+    };
+    let _ = mark.reply(bytes);
+}
 
 /// A packet that came out of a tunnel: congestion is told, a hop is spent, an answer to a probe is looked for.
-pub(crate) fn received(bytes: &[u8]) {
+fn received(bytes: &[u8]) {
     let Some((&outer, packet)) = bytes.split_first() else {
         return;
     };
@@ -23,7 +34,7 @@ pub(crate) fn received(bytes: &[u8]) {
 }
 
 /// A packet that can't go on: the error about it is whole, and about nothing that must not be answered.
-pub(crate) fn refused(bytes: &[u8]) {
+fn refused(bytes: &[u8]) {
     for trouble in [Trouble::Unreachable, Trouble::HopsExceeded] {
         let mut out = [0; icmp::MAX_LEN];
         let Some(len) = icmp::error(trouble, bytes, None, &mut out) else {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use meshd_os::netlink::Netlink;
 
 use super::Switches;
-use crate::probe::ProbeMark;
+use crate::ProbeMark;
 use world::{enter_fresh, narrow, pair, End, ALL};
 
 const NONE: Switches = Switches {
