@@ -38,6 +38,16 @@ fn every_thread_is_confined_and_a_whole_life_goes_on() {
     for set in ["CapEff:", "CapPrm:", "CapInh:", "CapBnd:", "CapAmb:"] {
         assert!(values(set).iter().all(|caps| caps & !KEPT == 0), "{set}");
     }
+    // The 17th field after the name (proc_pid_stat(5)).
+    let stats = a.sh(&format!("cat /proc/{}/task/*/stat", a.pid(daemon)));
+    let nice: Vec<(&str, &str)> = stats
+        .lines()
+        .filter_map(|line| line.split_once(" (")?.1.rsplit_once(") "))
+        .filter_map(|(name, fields)| Some((name, fields.split(' ').nth(16)?)))
+        .filter(|(name, _)| name.starts_with("meshd-"))
+        .collect();
+    let expected = [("meshd-tx0", "0"), ("meshd-rx0", "-6")];
+    assert_eq!(nice[..2], expected, "packets come before programs");
     // Everything a daemon does beside that, under the filter: names, another port, a rollback, `wg`, an end.
     let more = mesh
         .interface(1, "Relay = on\nForward = 192.168.9.0/24\n")

@@ -25,6 +25,7 @@ pub mod nft;
 pub mod notify;
 pub mod offload;
 pub mod passing;
+pub mod priority;
 pub mod process;
 pub mod random;
 pub mod resolve;

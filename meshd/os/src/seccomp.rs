@@ -122,6 +122,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_sched_getaffinity,
     libc::SYS_sched_setaffinity,
     libc::SYS_getcpu,
+    libc::SYS_setpriority,
     libc::SYS_membarrier,
     libc::SYS_nanosleep,
     libc::SYS_clock_nanosleep,

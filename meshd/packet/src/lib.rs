@@ -50,7 +50,7 @@ use std::time::Duration;
 
 use meshd_os::tun::Tun;
 use meshd_os::udp::{Source, UdpPair, UdpSocket};
-use meshd_os::{events, Error, Result};
+use meshd_os::{events, priority, Error, Result};
 use meshd_proto::{Datagram, Reader};
 
 use shared::Shared;
@@ -121,7 +121,11 @@ impl Plane {
                 tx::Tx::new(lane(), self.switches),
                 rx::Rx::new(lane(), self.switches),
             );
-            self.spawn(&format!("meshd-tx{queue}"), move || tx.run())?;
+            self.spawn(&format!("meshd-tx{queue}"), move || {
+                // It would run before a program has more for it: a system call for each datagram.
+                priority::step_back();
+                tx.run();
+            })?;
             self.spawn(&format!("meshd-rx{queue}"), move || rx.run())?;
         }
         Ok(())

@@ -5,8 +5,9 @@
 
 use meshd_os::offload::VNET_LEN;
 
-/// Super-packets that wait: about two milliseconds of a fast link.
-const LARGE: usize = 16;
+/// Super-packets that wait: more than flows are allowed to let wait ([`super::pressure`]), so that the TUN can be emptied and its
+/// queue, which is one for all, stays short.
+const LARGE: usize = 32;
 /// Packets of up to [`SMALL_LEN`] bytes that wait.
 const SMALL: usize = 256;
 /// The largest packet and its virtio header.

@@ -14,6 +14,8 @@ pub struct Switches {
     pub tun_offload: bool,
     /// UDP super-packets on the TUN; off with `MESHD_NO_USO=1`.
     pub uso: bool,
+    /// Delivering threads go before other programs; off with `MESHD_NO_PRIORITY=1`.
+    pub priority: bool,
     /// Queues of the TUN, each with two threads and sockets of its own; `MESHD_QUEUES=N` asks for N.
     pub queues: usize,
 }
@@ -30,6 +32,7 @@ impl Switches {
             gro: on("MESHD_NO_GRO"),
             tun_offload: on("MESHD_NO_TUN_OFFLOAD"),
             uso: on("MESHD_NO_USO"),
+            priority: on("MESHD_NO_PRIORITY"),
             queues: queues(std::env::var("MESHD_QUEUES").ok().as_deref(), cores()),
         }
     }

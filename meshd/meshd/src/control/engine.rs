@@ -14,7 +14,7 @@ use std::time::Duration;
 use meshd_os::events::{Alarm, Poller, Ready, Signals};
 use meshd_os::netlink::{LinkEvent, LinkEvents};
 use meshd_os::uapi_socket::Listener;
-use meshd_os::Result;
+use meshd_os::{priority, Result};
 use meshd_proto::{uapi, Event, Tai64n, Time};
 
 use super::confine;
@@ -25,7 +25,7 @@ use super::space::Space;
 use super::store::{self, Store};
 use super::world::{self, World};
 use crate::paths;
-use meshd_packet::ProbeArrival;
+use meshd_packet::{ProbeArrival, Switches};
 
 /// Something that isn't the engine's business.
 #[derive(Debug)]
@@ -97,6 +97,10 @@ impl Engine {
     /// call it before any thread is started.
     pub fn new(folders: &[PathBuf]) -> Result<Self> {
         let signals = Signals::new(&[libc::SIGTERM, libc::SIGINT])?;
+        if Switches::from_env().priority {
+            // Where it isn't permitted, packets take turns with everything else.
+            let _ = priority::go_first();
+        }
         confine::confine(folders);
         let (poller, alarm, link_events) =
             (Poller::new()?, Alarm::new()?, LinkEvents::subscribe()?);

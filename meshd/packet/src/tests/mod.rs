@@ -19,6 +19,7 @@ const NONE: Switches = Switches {
     gro: false,
     tun_offload: false,
     uso: false,
+    priority: false,
     queues: 1,
 };
 const PATIENCE: Duration = Duration::from_secs(10);

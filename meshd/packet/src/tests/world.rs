@@ -24,6 +24,7 @@ pub const ALL: Switches = Switches {
     gro: true,
     tun_offload: true,
     uso: true,
+    priority: true,
     queues: 1,
 };
 
