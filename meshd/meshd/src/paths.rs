@@ -76,9 +76,10 @@ pub fn label_mark(name: &str) -> PathBuf {
     state_dir().join(format!("{name}.tai64n"))
 }
 
-/// Says which network namespace was made for a mesh.
+/// Says which network namespace was made for a mesh. Root writes it and trusts it, so it must not lie in `/run/meshd`, which
+/// belongs to the daemon's user under systemd.
 pub fn made_namespace(name: &str) -> PathBuf {
-    PathBuf::from(format!("/run/meshd/{name}.netns"))
+    PathBuf::from(format!("/run/meshd-netns/{name}"))
 }
 
 /// The links whose forwarding was turned on.

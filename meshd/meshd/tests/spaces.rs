@@ -202,6 +202,24 @@ fn the_link_outlives_the_daemon_there_too() {
     assert_eq!(host.try_sh("ip -n work -o link show prod"), "");
 }
 
+/// Under systemd the folder of the sockets is the daemon's own: one that was taken over must gain nothing when root comes.
+#[test]
+fn root_trusts_nothing_in_the_daemons_folder() {
+    let Some([mut host]) = hosts::<1>() else {
+        return;
+    };
+    let mesh = Mesh::new(2);
+    host.run(NAME);
+    host.sh("echo precious > /etc/precious && ln -s /etc/precious /run/meshd/prod.netns");
+    host.apply(NAME, &mesh.interface(2, "Namespace = work\n"));
+    assert_eq!(host.sh("cat /etc/precious"), "precious\n");
+    host.sh("rm -f /run/meshd/prod.netns && printf ../../etc/precious > /run/meshd/prod.netns");
+    host.meshd(&["remove", NAME]);
+    assert_eq!(host.sh("cat /etc/precious"), "precious\n");
+    let left = host.try_sh("ls -d /run/netns/* /run/meshd-netns 2> /dev/null");
+    assert_eq!(left, "", "what was made is gone all the same");
+}
+
 #[test]
 fn what_makes_no_sense_there_is_refused() {
     let Some([mut host]) = hosts::<1>() else {

@@ -51,13 +51,21 @@ pub fn within<T>(namespace: &impl AsFd, f: impl FnOnce() -> T) -> Result<T> {
     Ok(answer)
 }
 
-fn path_of(name: &str) -> PathBuf {
-    Path::new(NAMED).join(name)
+/// Where the name lies. It is a file's name and nothing else: root mounts, unmounts and deletes there.
+fn path_of(name: &str) -> Result<PathBuf> {
+    let names_a_file = Path::new(name).file_name() == Some(name.as_ref());
+    if !names_a_file || name.contains('\0') {
+        return Err(Error::new(
+            format!("name a network namespace {name:?}"),
+            io::ErrorKind::InvalidInput.into(),
+        ));
+    }
+    Ok(Path::new(NAMED).join(name))
 }
 
 /// The namespace called `name`; NotFound when there is none.
 pub fn named(name: &str) -> Result<OwnedFd> {
-    File::open(path_of(name))
+    File::open(path_of(name)?)
         .map(OwnedFd::from)
         .context(|| format!("open the network namespace {name}"))
 }
@@ -65,7 +73,7 @@ pub fn named(name: &str) -> Result<OwnedFd> {
 /// The namespace called `name`, made when there is none, as `ip netns add` makes it (CAP_SYS_ADMIN); whether it was made.
 pub fn named_or_new(name: &str) -> Result<(OwnedFd, bool)> {
     let what = || format!("make the network namespace {name}");
-    let path = path_of(name);
+    let path = path_of(name)?;
     if is_namespace(&path) {
         return Ok((named(name)?, false));
     }
@@ -127,7 +135,7 @@ pub fn use_mounts_of_init() -> Result<()> {
 /// Takes the name away, as `ip netns delete` does; the namespace goes when nobody is in it. It is no error when there is none.
 pub fn delete_named(name: &str) -> Result<()> {
     let what = || format!("delete the network namespace {name}");
-    let path = path_of(name);
+    let path = path_of(name)?;
     let mounted = c_path(&path).context(what)?;
     // SAFETY: the path is live and ends with a zero. What isn't mounted is only a file.
     unsafe { libc::umount2(mounted.as_ptr(), libc::MNT_DETACH) };
@@ -266,4 +274,29 @@ fn mount(from: &Path, to: &Path, kind: Option<&str>, flags: libc::c_ulong) -> io
 
 fn c_path(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_no_way_to_elsewhere() {
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "../../etc/passwd",
+            "/etc/passwd",
+            "a/",
+            "a\0",
+        ] {
+            let refused = [named(name).err(), delete_named(name).err()];
+            for error in refused.into_iter().map(Option::unwrap) {
+                assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{name:?}");
+            }
+        }
+        assert_eq!(path_of("work").unwrap(), Path::new("/run/netns/work"));
+    }
 }

@@ -88,7 +88,10 @@ pub fn remove(name: &str) -> Result<(), Failure> {
     let fail = |error| Failure::new(format!("interface {name}"), error, "run it as root");
     namespace::delete_named(&namespace).map_err(fail)?;
     fs::remove_file(&marker)
-        .map_err(|error| Failure::new(marker.display().to_string(), error, "run it as root"))
+        .map_err(|error| Failure::new(marker.display().to_string(), error, "run it as root"))?;
+    // The folder goes with the last one; it stays while there are others.
+    let _ = marker.parent().map(fs::remove_dir);
+    Ok(())
 }
 
 /// Runs a program where the interface lives.

@@ -9,7 +9,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 
 use meshd_os::netlink::{LinkEvents, Netlink};
 use meshd_os::{namespace, sandbox, Error, Result};
@@ -37,17 +37,23 @@ impl Space {
         if made {
             // So that `remove` takes away what was made, and nothing else.
             let marker = paths::made_namespace(mesh);
-            let written = marker.parent().map_or(Ok(()), fs::create_dir_all);
+            let folder = |path| {
+                fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(path)
+            };
+            let written = marker.parent().map_or(Ok(()), folder);
             if let Err(error) = written.and_then(|()| fs::write(&marker, name)) {
                 eprintln!("meshd: warning: {}: {error}", marker.display());
             }
         }
-        let [route, events] = namespace::within(&namespace, || {
-            let netlink = Netlink::open()?;
-            if let Some(loopback) = netlink.link("lo")?.filter(|link| !link.up) {
-                netlink.set_up(loopback.index, true)?;
-            }
-            Ok::<_, Error>([netlink.into_fd(), LinkEvents::subscribe()?.into_fd()])
+        // In a thread of its own: if there is no way back from there, this one must not go on astray.
+        let inside = || namespace::within(&namespace, conversations);
+        let opened = std::thread::scope(|scope| scope.spawn(inside).join());
+        let [route, events] = opened.unwrap_or_else(|_| {
+            let what = format!("look into the network namespace {name}");
+            Err(Error::new(what, std::io::ErrorKind::Other.into()))
         })??;
         Ok(Self {
             name: name.to_owned(),
@@ -121,6 +127,15 @@ impl Space {
     pub fn bring(&self, index: u32) -> Result<()> {
         Netlink::open()?.move_link(index, self.fds[0].as_fd())
     }
+}
+
+/// The two conversations, with the namespace that the thread is in; its loopback is brought up.
+fn conversations() -> Result<[OwnedFd; 2]> {
+    let netlink = Netlink::open()?;
+    if let Some(loopback) = netlink.link("lo")?.filter(|link| !link.up) {
+        netlink.set_up(loopback.index, true)?;
+    }
+    Ok([netlink.into_fd(), LinkEvents::subscribe()?.into_fd()])
 }
 
 fn copy(fd: &OwnedFd) -> Result<OwnedFd> {
