@@ -407,7 +407,7 @@ fn inherit(name: &str, store: &Store, switches: &Switches) -> Vec<Tun> {
             Ok(tun) if tun.name().is_ok_and(|now| now == name) => queues.push(tun),
             _ => {
                 eprintln!("meshd: {name}: what was kept as {kept} is no queue of this link");
-                store.forget(&kept);
+                store.forget_one(&kept);
             }
         }
     }

@@ -80,7 +80,7 @@ impl Keeping {
                 }
             }
             Err(why) => {
-                store.forget(MEMORY);
+                store.forget_one(MEMORY);
                 let note = format!(
                     "sessions are not kept over a restart, which costs one handshake a peer: {why}"
                 );
@@ -128,7 +128,7 @@ fn open(
             Some(sessions) => sessions.wipe(),
             None => eprintln!("meshd: what was kept of sessions is of another version"),
         }
-        store.forget(MEMORY);
+        store.forget_one(MEMORY);
     }
     let memory = create(facts)?;
     let sessions = Sessions::open(memory.words(), now, facts.quick);

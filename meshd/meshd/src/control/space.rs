@@ -78,11 +78,16 @@ impl Space {
         })
     }
 
-    /// What the store holds of the namespace `name`.
+    /// What the store holds of the namespace `name`. A part of it, left by who died while handing it in, is of no use.
     pub fn take(store: &Store, name: &str) -> Option<Self> {
         let one = |prefix: &str| store.take_one(&format!("{prefix}{name}"));
         let fds: Vec<OwnedFd> = KEPT.into_iter().filter_map(one).collect();
-        Self::from_fds(name, fds)
+        let space = Self::from_fds(name, fds);
+        if space.is_none() {
+            // Else the next one of that name would count as kept already.
+            forget(store, name);
+        }
+        space
     }
 
     /// Has it outlive this process.
@@ -94,9 +99,7 @@ impl Space {
 
     /// Has the store forget it.
     pub fn forget(&self, store: &Store) {
-        for prefix in KEPT {
-            store.forget(&format!("{prefix}{}", self.name));
-        }
+        forget(store, &self.name);
     }
 
     /// Whether both are the same namespace: a name may have been given to another one since.
@@ -141,6 +144,12 @@ fn conversations() -> Result<[OwnedFd; 2]> {
 fn copy(fd: &OwnedFd) -> Result<OwnedFd> {
     let copied = fd.try_clone();
     copied.map_err(|error| Error::new("duplicate a descriptor", error))
+}
+
+fn forget(store: &Store, name: &str) {
+    for prefix in KEPT {
+        store.forget_one(&format!("{prefix}{name}"));
+    }
 }
 
 /// The namespace that `conf` wants, if it wants one.

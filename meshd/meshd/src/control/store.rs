@@ -99,10 +99,19 @@ impl Store {
 
     /// Has everything forgotten whose name starts so, and waits until it is.
     pub fn forget(&self, prefix: &str) {
-        drop(self.take(prefix));
+        self.forget_those(|name| name.starts_with(prefix));
+    }
+
+    /// Has what is kept under that very name forgotten, and waits until it is.
+    pub fn forget_one(&self, name: &str) {
+        self.forget_those(|kept| kept == name);
+    }
+
+    fn forget_those(&self, which: impl Fn(&str) -> bool) {
         let names: Vec<String> = {
-            let state = self.state.borrow();
-            let names = state.held.iter().filter(|name| name.starts_with(prefix));
+            let mut state = self.state.borrow_mut();
+            state.found.retain(|(name, _)| !which(name));
+            let names = state.held.iter().filter(|name| which(name));
             names.cloned().collect()
         };
         if names.is_empty() {
@@ -127,7 +136,7 @@ impl Store {
             state.found.iter().map(|(name, _)| name.clone()).collect()
         };
         for name in rest {
-            self.forget(&name);
+            self.forget_one(&name);
         }
     }
 
@@ -149,4 +158,82 @@ fn is_gone(error: &meshd_os::Error) -> bool {
         error.kind(),
         ErrorKind::ConnectionRefused | ErrorKind::NotConnected
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshd_os::keeper::Keeper;
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    /// A store, as it is after a start that was handed `found`, and its keeper.
+    fn store(test: &str, found: &[&str]) -> (Store, Keeper) {
+        let path = std::env::temp_dir().join(format!("meshd-store-{}-{test}", std::process::id()));
+        let keeper = Keeper::bind(&path).unwrap();
+        let notifier = Notifier::connect(path.to_str().unwrap()).unwrap();
+        let null = || OwnedFd::from(File::open("/dev/null").unwrap());
+        let found: Vec<_> = found
+            .iter()
+            .map(|name| ((*name).to_owned(), null()))
+            .collect();
+        let state = State {
+            held: found.iter().map(|(name, _)| name.clone()).collect(),
+            found,
+        };
+        for name in &state.held {
+            notifier.store(null().as_fd(), name).unwrap();
+        }
+        let store = Store {
+            notifier,
+            supervised: true,
+            state: RefCell::new(state),
+        };
+        (store, keeper)
+    }
+
+    /// What the keeper holds once `f` is done. It answers meanwhile.
+    fn kept_after(store: &Store, mut keeper: Keeper, f: impl FnOnce(&Store)) -> Vec<String> {
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let (done, pid) = (&done, std::process::id());
+        std::thread::scope(|scope| {
+            let serving = scope.spawn(move || {
+                while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                    keeper.serve(pid).unwrap();
+                    std::thread::yield_now();
+                }
+                keeper.serve(pid).unwrap();
+                keeper.names().map(str::to_owned).collect()
+            });
+            f(store);
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+            serving.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn one_name_that_begins_as_another_does_is_another() {
+        let names = ["space-net-a", "space-net-ab", "udp4", "udp4-1"];
+        let (store, keeper) = store("one", &names);
+        let kept = kept_after(&store, keeper, |store| {
+            store.take_one("space-net-ab").unwrap();
+            store.forget_one("space-net-a");
+            store.take_one("udp4-1").unwrap();
+            store.forget_rest();
+        });
+        assert_eq!(
+            kept,
+            ["space-net-ab", "udp4-1"],
+            "what was taken stays kept"
+        );
+    }
+
+    #[test]
+    fn a_prefix_takes_all_of_a_kind() {
+        let (store, keeper) = store("prefix", &["tun-0", "tun-1", "udp4", "memory"]);
+        let kept = kept_after(&store, keeper, |store| store.forget(TUN));
+        assert_eq!(kept, ["memory", "udp4"]);
+        assert!(store.take(TUN).is_empty());
+        assert_eq!(store.take(UDP).len(), 1);
+    }
 }
