@@ -159,6 +159,14 @@ fn a_daemon_that_may_not_enter_is_handed_the_namespace() {
     host.sh("ip netns del work");
     host.meshd(&["space", NAME]);
     host.until("the tunnel works", |host| pings(host, "10.77.0.1"));
+    // There it can't live at first.
+    host.sh("ip netns del work && ip netns add work && ip -n work link add prod type bridge");
+    let (code, _, err) = host.try_meshd(&["space", NAME], "");
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("another interface has that name"), "{err}");
+    host.sh("ip -n work link del prod");
+    host.meshd(&["space", NAME]);
+    host.until("the tunnel works", |host| pings(host, "10.77.0.1"));
     // Out of the namespace, and back by itself.
     let plain = mesh.interface(2, "") + &mesh.peer(1, "");
     let id = host.stage(NAME, &plain);

@@ -158,17 +158,16 @@ impl Mesh {
             let what = format!("network namespace {namespace}");
             return Err(Failure::new(what, "its descriptors did not come along", "").into());
         };
-        let spaces = &mut self.engine.spaces;
-        if spaces.iter().any(|known| known.is(&space)) {
-            return Ok(());
-        }
-        // The name means another namespace now; the link goes there.
         let lives_there = space::wanted(self.in_force().conf.as_ref()) == Some(namespace);
-        if lives_there {
-            self.engine.destroy();
+        if !self.engine.spaces.iter().any(|known| known.is(&space)) {
+            // The name means another namespace now; the link goes there.
+            if lives_there {
+                self.engine.destroy();
+            }
+            self.keep_space(space);
         }
-        self.keep_space(space);
-        if lives_there {
+        // Nor is it live when that failed the last time.
+        if lives_there && self.engine.interface.is_none() {
             self.take_live(&self.in_force().clone())?;
         }
         Ok(())
