@@ -118,7 +118,7 @@ impl Space {
 
     /// A conversation about what is in there.
     pub fn netlink(&self) -> Result<Netlink> {
-        Ok(Netlink::adopt(copy(&self.fds[1])?))
+        Netlink::adopt(copy(&self.fds[1])?)
     }
 
     /// What happens in there.

@@ -45,12 +45,15 @@ impl Netlink {
         Self::with(libc::NETLINK_ROUTE)
     }
 
-    /// Goes on with a conversation that somebody else opened, in another namespace maybe.
-    pub fn adopt(fd: OwnedFd) -> Self {
-        Self {
+    /// Goes on with a conversation that somebody else opened, in another namespace maybe. Whoever had it before may have died
+    /// between a question and its answer, which is thrown away: its number could be that of a question of ours, and while a
+    /// dump waits to be read the kernel begins no other (EBUSY, net/netlink/af_netlink.c `__netlink_dump_start`).
+    pub fn adopt(fd: OwnedFd) -> Result<Self> {
+        drain(&fd).context(|| "go on with a netlink socket")?;
+        Ok(Self {
             fd,
             sequence: Cell::new(0),
-        }
+        })
     }
 
     /// Opens a conversation with another part of the kernel (NETLINK_…).
@@ -143,6 +146,32 @@ pub(crate) fn bind(fd: &OwnedFd, groups: u32) -> io::Result<()> {
     sys::check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) }).map(drop)
 }
 
+/// Reads what waits, until nothing does.
+fn drain(fd: &OwnedFd) -> io::Result<()> {
+    let mut byte = [0];
+    loop {
+        let read = sys::retry(|| {
+            // SAFETY: the pointer and length describe `byte`; the kernel drops what doesn't fit.
+            sys::check_len(unsafe {
+                libc::recv(
+                    fd.as_raw_fd(),
+                    byte.as_mut_ptr().cast(),
+                    byte.len(),
+                    libc::MSG_DONTWAIT,
+                )
+            })
+        });
+        match read {
+            // 0 is no end here: nobody sends an empty datagram, and none is waited for.
+            Ok(_) => {}
+            // More came than there was room for, which is told once; the rest still waits.
+            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
 /// One datagram of messages. MSG_TRUNC tells a cut one apart, which must not be taken for the whole.
 pub(crate) fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
     let n = sys::retry(|| {
@@ -160,4 +189,26 @@ pub(crate) fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
         return Err(io::Error::from(io::ErrorKind::InvalidData));
     }
     Ok(n)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Needs no right: every process may ask for links.
+    #[test]
+    fn answers_to_who_had_the_conversation_before_are_not_taken_for_ours() {
+        let netlink = Netlink::open().unwrap();
+        let lo = netlink.link("lo").unwrap().expect("every namespace has it");
+        // A predecessor dies with a change and a dump of everything on their way, numbered as ours will be.
+        let fd = netlink.into_fd();
+        let mut change = Request::new(libc::RTM_DELLINK, 0, &[0; 16]);
+        let mut dump = Request::new(libc::RTM_GETADDR, libc::NLM_F_DUMP, &[0; 8]);
+        for (request, sequence) in [(&mut change, 1), (&mut dump, 2)] {
+            sys::write(fd.as_fd(), request.finish(sequence)).unwrap();
+        }
+        let netlink = Netlink::adopt(fd).unwrap();
+        assert_eq!(netlink.link("lo").unwrap(), Some(lo.clone()));
+        netlink.addresses(lo.index).unwrap();
+    }
 }
