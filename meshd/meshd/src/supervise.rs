@@ -3,7 +3,9 @@
 //! Strategy: `start` starts a supervisor, this same program in a session of its own, which holds the pid file's lock, runs
 //! `meshd run NAME` and runs it again at once when it ends. It also keeps the daemon's descriptors (the TUN, the sockets, the
 //! memory of sessions), so that the next one goes on with them. A lock dies with its holder, so a stale pid file misleads
-//! nobody. What it does not do: survive a reboot; that takes an init.
+//! nobody. A daemon that can't be started (its file is being replaced, memory is short) is tried again like one that died:
+//! were the supervisor to give up, interface and sessions would go with it.
+//! What it does not do: survive a reboot; that takes an init.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -14,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use meshd_os::events::{wait_readable, Signals};
 use meshd_os::keeper::Keeper;
-use meshd_os::process::{ask_to_end, end_with_parent, start_in_background, terminate, PidFile};
+use meshd_os::process::{ask_to_end, end_holder, end_with_parent, start_in_background, PidFile};
 use std::os::fd::AsFd;
 
 use crate::failure::{Failure, Outcome};
@@ -69,16 +71,17 @@ pub fn start(name: &str) -> Outcome {
 
 /// Ends the supervisor and the daemon; fine when there is none.
 pub fn stop(name: &str) -> Outcome {
+    let pid_file = paths::pid_file(name);
     let Some(pid) = holder(name)? else {
         return Ok(());
     };
-    if !terminate(pid, PATIENCE).map_err(|error| failure(name, error))? {
+    if !end_holder(&pid_file, PATIENCE).map_err(|error| failure(name, error))? {
         return Err(
             Failure::new(name, "the daemon does not end", format!("see `ps {pid}`")).into(),
         );
     }
     // The file without a holder means nothing; leave none behind.
-    let _ = fs::remove_file(paths::pid_file(name));
+    let _ = fs::remove_file(pid_file);
     Ok(())
 }
 
@@ -93,13 +96,20 @@ pub fn supervise(name: &str) -> Outcome {
     let mut wait = Duration::ZERO;
     loop {
         let started = Instant::now();
-        let mut command = this_program(name)?;
-        command.args(["run", name]);
-        keeper.hand_in(&mut command);
-        end_with_parent(&mut command);
-        let mut child = command
-            .spawn()
-            .map_err(|error| Failure::new(name, error, ""))?;
+        let mut child = match spawn(name, &keeper) {
+            Ok(child) => child,
+            Err(failure) => {
+                wait = next_wait(wait, Duration::ZERO);
+                let again = wait.as_millis();
+                eprintln!(
+                    "meshd: the daemon can't be started, trying again in {again} ms: {failure}"
+                );
+                if is_ended_within(&signals, wait).map_err(fail)? {
+                    return Ok(());
+                }
+                continue;
+            }
+        };
         if !watch(&signals, &mut keeper, &mut child, None).map_err(fail)? {
             ask_to_end(&child).map_err(fail)?;
             let end = Instant::now() + PATIENCE;
@@ -122,13 +132,36 @@ pub fn supervise(name: &str) -> Outcome {
             "meshd: {name}: the daemon {how}, starting it again in {} ms",
             wait.as_millis()
         );
-        if wait.is_zero() {
-            continue;
-        }
-        let [told] = wait_readable([signals.as_fd()], Some(wait))
-            .map_err(|error| Failure::new(name, error, ""))?;
-        if told && next_is_end(&signals) {
+        if !wait.is_zero() && is_ended_within(&signals, wait).map_err(fail)? {
             return Ok(());
+        }
+    }
+}
+
+/// Starts the daemon, with what is kept for it.
+fn spawn(name: &str, keeper: &Keeper) -> Result<Child, Failure> {
+    let mut command = this_program(name)?;
+    command.args(["run", name]);
+    keeper.hand_in(&mut command);
+    end_with_parent(&mut command);
+    let program = command.get_program().to_string_lossy().into_owned();
+    command
+        .spawn()
+        .map_err(|error| Failure::new(program, error, ""))
+}
+
+/// Waits so long, or until we are told to end: whether we were. A child that failed to become the daemon tells too, by its end.
+fn is_ended_within(signals: &Signals, wait: Duration) -> meshd_os::Result<bool> {
+    let end = Instant::now() + wait;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let [told] = wait_readable([signals.as_fd()], Some(left))
+            .map_err(|error| meshd_os::Error::new("wait for signals", error))?;
+        if told && next_is_end(signals) {
+            return Ok(true);
+        }
+        if left.is_zero() {
+            return Ok(false);
         }
     }
 }

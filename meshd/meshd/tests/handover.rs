@@ -8,9 +8,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use common::supervised::{
-    daemon, handshake, kernel_state, kill_daemon, pair, supervise, supervise_with,
+    daemon, handshake, kernel_state, kill_daemon, pair, serves, supervise, supervise_with,
 };
-use common::{hosts, Host, Mesh};
+use common::{hosts, Host, Mesh, MESHD};
 
 #[test]
 fn the_interface_and_the_sockets_outlive_a_crash() {
@@ -159,4 +159,33 @@ fn without_secret_memory_and_with_swap_on_disk_no_session_is_kept_and_status_say
     kill_daemon(&a, supervisor);
     assert!(a.pings("10.77.0.2"));
     assert_eq!(handshake(&b), first);
+}
+
+#[test]
+fn a_program_that_is_missing_for_a_moment_costs_nothing() {
+    let Some([mut host]) = hosts::<1>() else {
+        return;
+    };
+    let mesh = Mesh::new(2);
+    let lib = "/usr/local/lib/meshd";
+    host.sh(&format!(
+        "mount -t tmpfs none /usr/local/lib && mkdir -p {lib}/1 /run/meshd && cp {MESHD} {lib}/1/ && ln -s 1 {lib}/current"
+    ));
+    let program = format!("{lib}/current/meshd");
+    let supervisor = host.spawn(&program, &["supervise", "prod"]);
+    host.until("the supervised daemon serves", serves);
+    host.apply("prod", &mesh.conf(1));
+    let before = kernel_state(&host);
+    host.sh(&format!("rm {lib}/current"));
+    let first = daemon(&host, supervisor);
+    host.sh(&format!("kill -9 {first}"));
+    host.until("nobody is there", |host| !serves(host));
+    assert!(!host.has_ended(supervisor));
+    host.sh(&format!("ln -s 1 {lib}/current"));
+    host.until("another daemon serves", serves);
+    assert_eq!(kernel_state(&host), before, "kept by the supervisor");
+    host.sh(&format!("rm {lib}/current"));
+    host.sh(&format!("kill -9 {}", daemon(&host, supervisor)));
+    host.until("nobody is there", |host| !serves(host));
+    assert_eq!(host.terminate(supervisor), 0, "it ends when told, too");
 }

@@ -118,6 +118,7 @@ zeroed!(
     libc::mmsghdr,
     libc::sockaddr_storage,
     libc::sockaddr_un,
+    libc::flock,
     libc::sigaction,
     libc::sigset_t,
     libc::signalfd_siginfo,
