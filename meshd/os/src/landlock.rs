@@ -3,7 +3,8 @@
 //! Strategy: one rule a folder; everything may be read as before. What is open already stays open. Kernels before 5.13,
 //! and those that have it turned off, say so: the caller decides. Needs no_new_privs or CAP_SYS_ADMIN.
 //!
-//! What it does not do: guard sockets (connecting to one is no writing), or what other processes write.
+//! What it does not do: guard sockets (connecting to one is no writing), modes and owners of files (seccomp does), what other
+//! processes write; before Linux 6.2 (the third version), what is only emptied by opening it for reading (O_TRUNC).
 //!
 //! Source: Linux Documentation/userspace-api/landlock.rst, include/uapi/linux/landlock.h.
 use crate::error::{Context, Error, Result};

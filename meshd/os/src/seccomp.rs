@@ -2,7 +2,8 @@
 //!
 //! Strategy: an allow-list as a classic BPF program, written by hand, so that nothing is linked in for it. What is
 //! dangerous in some forms only is looked at more closely: sockets of other families, new processes (threads pass),
-//! memory that is both written and run, devices' controls other than the TUN's. What is not on the list raises SIGSYS;
+//! memory that is both written and run, devices' controls other than the TUN's, modes of files (Landlock doesn't look at
+//! them), signals to other processes and their limits. What is not on the list raises SIGSYS;
 //! the handler says which call it was and lets the signal do its work. What a library tries and can do without gets an
 //! error. The filter belongs to the calling thread and those it starts, for good: put it there before there are others.
 //!
@@ -71,8 +72,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_fdatasync,
     libc::SYS_ftruncate,
     libc::SYS_fallocate,
-    libc::SYS_fchmod,
-    libc::SYS_fchmodat,
     libc::SYS_mkdirat,
     libc::SYS_unlinkat,
     libc::SYS_renameat,
@@ -120,7 +119,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_set_tid_address,
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
-    libc::SYS_sched_setaffinity,
     libc::SYS_getcpu,
     libc::SYS_setpriority,
     libc::SYS_membarrier,
@@ -134,7 +132,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_rt_sigtimedwait,
     libc::SYS_sigaltstack,
     libc::SYS_restart_syscall,
-    libc::SYS_tgkill,
     libc::SYS_getpid,
     libc::SYS_gettid,
     libc::SYS_getppid,
@@ -144,7 +141,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_getegid,
     libc::SYS_getrandom,
     libc::SYS_getrusage,
-    libc::SYS_prlimit64,
     libc::SYS_sysinfo,
     libc::SYS_uname,
     // Giving up more.
@@ -171,8 +167,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_unlink,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_rename,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_chmod,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_dup2,
     #[cfg(target_arch = "x86_64")]
@@ -300,6 +294,14 @@ fn program() -> Vec<libc::sock_filter> {
     program.when_among(libc::SYS_prctl, 0, PRCTLS, refuse(libc::EPERM));
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         program.when_bits(call, 2, libc::PROT_EXEC, false, libc::SECCOMP_RET_TRAP);
+    }
+    // Sockets are made 0600 before they have a name; nothing becomes readable by others, or set-user-ID, from here.
+    program.when_among(libc::SYS_fchmod, 1, &[0o600], refuse(libc::EPERM));
+    // Of this process alone; the number stays, since no other can come of it.
+    let own = [0, std::process::id()];
+    program.when_among(libc::SYS_tgkill, 0, &own[1..], refuse(libc::EPERM));
+    for call in [libc::SYS_prlimit64, libc::SYS_sched_setaffinity] {
+        program.when_among(call, 0, &own, refuse(libc::EPERM));
     }
     // Threads, but no processes. clone3 hides its flags behind a pointer: glibc goes on with clone when it is missing.
     program.when_bits(
@@ -437,6 +439,15 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "run by `a_violation_is_said_and_deadly` in a process of its own"]
+    fn changes_a_mode() {
+        let path = std::env::current_exe().unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions();
+        confine().unwrap();
+        let _ = std::fs::set_permissions(path, mode);
+    }
+
+    #[test]
     #[ignore = "run by `what_is_needed_passes` in a process of its own"]
     fn lives_on() {
         confine().unwrap();
@@ -450,8 +461,25 @@ mod tests {
                 io::Error::last_os_error().raw_os_error(),
                 Some(libc::EAFNOSUPPORT)
             );
-            assert_eq!(libc::ioctl(0, libc::TIOCSTI as _, 0), -1);
-            assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EPERM));
+            let fails = |ret: libc::c_long| {
+                assert_eq!(ret, -1);
+                assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EPERM));
+            };
+            fails(libc::ioctl(0, libc::TIOCSTI as _, 0).into());
+            let socket = libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0);
+            assert_eq!(libc::fchmod(socket, 0o600), 0);
+            fails(libc::fchmod(socket, 0o666).into());
+            fails(libc::fchmod(socket, 0o4755).into());
+            let (own, parent) = (libc::getpid(), libc::getppid());
+            assert_eq!(libc::syscall(libc::SYS_tgkill, own, libc::gettid(), 0), 0);
+            fails(libc::syscall(libc::SYS_tgkill, parent, parent, 0));
+            let mut limit = libc::rlimit {
+                rlim_cur: 0,
+                rlim_max: 0,
+            };
+            assert_eq!(libc::getrlimit(libc::RLIMIT_CORE, &raw mut limit), 0);
+            let none = std::ptr::null::<libc::rlimit>();
+            fails(libc::prlimit(parent, libc::RLIMIT_CORE, none, &raw mut limit).into());
         }
         println!("lived");
     }
@@ -476,7 +504,7 @@ mod tests {
 
     #[test]
     fn a_violation_is_said_and_deadly() {
-        for name in ["starts_a_program", "runs_what_it_wrote"] {
+        for name in ["starts_a_program", "runs_what_it_wrote", "changes_a_mode"] {
             let output = child(name);
             assert_eq!(
                 output.status.signal(),

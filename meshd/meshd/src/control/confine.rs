@@ -24,10 +24,19 @@ pub fn confine(folders: &[PathBuf]) {
         sandbox::keep_capabilities(&[sandbox::NET_ADMIN, sandbox::NET_BIND_SERVICE]),
         sandbox::no_new_privileges(),
         sandbox::undumpable(),
-        landlock::write_only(folders, [Path::new(TUN)]).map(drop),
+        landlock::write_only(folders, [Path::new(TUN)]).and_then(there),
         seccomp::confine(),
     ];
     for error in done.into_iter().filter_map(Result::err) {
         eprintln!("meshd: warning: {error}");
     }
+}
+
+fn there(restricted: bool) -> Result<()> {
+    if restricted {
+        return Ok(());
+    }
+    let why = "this kernel has no Landlock, or has it turned off";
+    let error = std::io::Error::new(std::io::ErrorKind::Unsupported, why);
+    Err(meshd_os::Error::new("restrict what is written", error))
 }
