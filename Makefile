@@ -3,7 +3,7 @@
 #   make demo    set everything up, bring a mesh up on lab hosts of this machine, show it working, take it down
 #   make test    set everything up, run all tests (root brings the real hosts; without root they say why they are left out)
 #   make check   the fast half: lint, types, pure tests; no root, no containers
-#   make nightly what takes long: fuzzing, hundreds of kills and upgrades, a soak of half an hour, a session's whole life
+#   make nightly what takes long: fuzzing, hundreds of kills and upgrades, a soak of half an hour, another kernel
 #
 # Everything lands in .venv, build and meshd/target; nothing outside the checkout but system packages (.ci/packages).
 
@@ -15,11 +15,11 @@ RUST := --manifest-path meshd/Cargo.toml
 # pytest-xdist would make hosts collide; the tests that need hosts run one after the other.
 PYTEST := $(BIN)/pytest -q
 
-.PHONY: help demo test check setup setup-demo setup-test build lint types unit integration molecule nightly bench wheel lock clean
+.PHONY: help demo test check setup setup-demo setup-test setup-nightly build lint types unit integration molecule nightly bench wheel lock clean
 
 help:
 	@sed -n '2,7s/^# \{0,1\}//p' Makefile
-	@echo "  others:     $$(sed -n 's/^\.PHONY: help demo test check setup setup-demo setup-test //p' Makefile)"
+	@echo "  others:     $$(sed -n 's/^\.PHONY: help demo test check setup setup-demo setup-test setup-nightly //p' Makefile)"
 
 demo: setup-demo build
 	@examples/demo.sh
@@ -32,7 +32,7 @@ check: setup lint types unit
 
 setup: $(VENV)/.stamp build/collections/.stamp
 
-setup-demo setup-test: setup-%:
+setup-demo setup-test setup-nightly: setup-%:
 	@.ci/packages $*
 
 $(VENV)/.stamp: requirements-dev.lock pyproject.toml
@@ -84,11 +84,12 @@ SOAK_SECONDS := 1800
 KILLS := 400
 PINGS := 60000
 
-nightly: setup-test
+nightly: setup-nightly
 	@meshd/fuzz/run $(FUZZ_SECONDS)
 	@MESHD_KILLS=$(KILLS) MESHD_PINGS=$(PINGS) $(CARGO) test $(RUST) --quiet --package meshd --test continuity -- --nocapture
 	@SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test $(RUST) --quiet --release --package meshd --test soak -- --nocapture
 	@$(CARGO) test $(RUST) --quiet --package meshd --test interop -- --ignored
+	@meshd/vm/run
 
 ## ---- more --------------------------------------------------------------------------------------------------------
 

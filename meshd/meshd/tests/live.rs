@@ -227,3 +227,30 @@ fn an_end_survives_a_restart_and_a_clock_that_jumps() {
     assert!(!a.pings("10.77.0.2"), "its packets go nowhere");
     assert!(a.sh("ip route get 10.77.0.2").contains("dev prod"));
 }
+
+/// Sets this machine's clock, so only where nobody else needs it: in the emulated machine of `meshd/vm/run`.
+#[test]
+fn a_clock_set_forward_ends_a_peer_at_once() {
+    if std::env::var_os("MESHD_TEST_CLOCK").is_none() {
+        eprintln!("skipped: it sets the clock of the machine (`meshd/vm/run` has one for it)");
+        return;
+    }
+    let Some(([a, b], mesh)) = scene() else {
+        return;
+    };
+    let flow = Flow::begin(&b, &a, "10.77.0.1", 50, 100);
+    let end = a.sh("date -u -d '+10 days' +%Y-%m-%dT%H:%M:%SZ");
+    let expiring = mesh.peer(2, &format!("Expires = {}\n", end.trim()));
+    a.apply(NAME, &(mesh.interface(1, "") + &expiring));
+    assert!(a.pings("10.77.0.2"));
+    // Neither a day ahead nor back again means anything to it, and no session minds.
+    for days in ["+1 day", "-1 day"] {
+        a.sh(&format!("date -s \"$(date -d '{days}')\""));
+        assert!(a.pings("10.77.0.2") && b.pings("10.77.0.1"), "{days}");
+    }
+    let counts = flow.end();
+    assert_eq!(counts.sent, counts.received, "{counts:?}");
+    a.sh("date -s \"$(date -d '+11 days')\"");
+    a.until("the peer is gone", |host| peer(host, "h2").is_null());
+    assert!(!a.pings("10.77.0.2"));
+}
