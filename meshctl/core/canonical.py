@@ -48,6 +48,7 @@ class PublicConf:
     hosts: tuple[str, ...] = ()
     kill_switch: bool = False
     kill_switch_allow: tuple[int, ...] = ()
+    route_users: tuple[str, ...] = ()
     routes: tuple[ip.Net, ...] = ()
     peers: tuple[PublicPeer, ...] = ()
 
@@ -71,6 +72,7 @@ def public(conf: WgConf | None) -> PublicConf | None:
         hosts=tuple(sorted(set(map(str, conf.hosts)))),
         kill_switch=conf.kill_switch,
         kill_switch_allow=tuple(sorted(set(conf.kill_switch_allow))),
+        route_users=_sort_users(conf.route_users),
         routes=_routes(conf),
         peers=tuple(sorted(map(_public_peer, conf.peers), key=lambda p: p.public_key)),
     )
@@ -103,6 +105,16 @@ def _routes(conf: WgConf) -> tuple[ip.Net, ...]:
     return ip.sort_nets(net for net in nets if not any(ip.inside(net, own) for own in onlink))
 
 
+def _sort_users(users: Iterable[str]) -> tuple[str, ...]:
+    """User ids by number, then names."""
+
+    def place(user: str) -> tuple[int, int, str]:
+        first, _, last = user.partition("-")
+        return (int(first), int(last or first), "") if user[0].isdecimal() else (1 << 32, 0, user)
+
+    return tuple(sorted(set(users), key=place))
+
+
 def format(conf: PublicConf | None) -> str:
     """The canonical text; empty for an absent interface."""
     if conf is None:
@@ -133,6 +145,7 @@ def _interface(conf: PublicConf) -> Iterator[tuple[str, object]]:
         yield "Host", line
     yield "KillSwitch", "on" if conf.kill_switch else None
     yield "KillSwitchAllow", services_text(conf.kill_switch_allow)
+    yield "RouteUsers", ", ".join(conf.route_users)
     yield "Routes", ", ".join(map(ip.net_text, conf.routes))
 
 
@@ -220,6 +233,7 @@ def _read_interface(words: _Words, peers: tuple[PublicPeer, ...]) -> PublicConf:
         hosts=tuple(sorted(words.lines("Host"))),
         kill_switch=words.text("KillSwitch") == "on",
         kill_switch_allow=tuple(sorted(int(item.removeprefix("tcp/")) for item in words.items("KillSwitchAllow"))),
+        route_users=_sort_users(words.items("RouteUsers")),
         routes=ip.sort_nets(map(_network, words.items("Routes"))),
         peers=tuple(sorted(peers, key=lambda p: p.public_key)),
     )

@@ -77,6 +77,7 @@ def _facts(conf: PublicConf, names: Mapping[PublicKey, str]) -> Iterator[tuple[F
         ("relay", "on" if conf.relay else None),
         ("kill switch", "on" if conf.kill_switch else None),
         ("kill switch lets answer", services_text(conf.kill_switch_allow)),
+        ("default route for", ", ".join(conf.route_users)),
     )
     for what, value in singles:
         if value:

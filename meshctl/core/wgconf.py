@@ -61,6 +61,7 @@ class WgConf:
     dns: tuple[str, ...] = ()
     kill_switch: bool = False
     kill_switch_allow: tuple[int, ...] = ()
+    route_users: tuple[str, ...] = ()
     peers: tuple[WgPeer, ...] = ()
 
 
@@ -99,6 +100,7 @@ def _interface(conf: WgConf) -> Iterator[tuple[str, object]]:
     yield "DNS", ", ".join(conf.dns)
     yield "KillSwitch", "on" if conf.kill_switch else None
     yield "KillSwitchAllow", services_text(conf.kill_switch_allow)
+    yield "RouteUsers", ", ".join(conf.route_users)
 
 
 def services_text(ports: Iterable[int]) -> str:

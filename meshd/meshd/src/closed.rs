@@ -8,6 +8,10 @@
 //! [`steps`] compares what is there with what is wanted; the table is loaded first and deleted last, so that no step opens
 //! anything before the last one. Doing it is `guard.rs`'s part.
 //!
+//! With `RouteUsers` a peer is the default way for these users alone: what is said of the rest holds for their packets, known
+//! by the user id of the process that made the socket, and everybody else's go as if there were no default. Mesh networks
+//! are the mesh's for everybody.
+//!
 //! It is wanted with `KillSwitch = on`, and for a family of which a peer is the default way (`AllowedIPs = 0.0.0.0/0`).
 //! What still leaves by another link, and nothing else (`filters.rs` has the list):
 //! - the tunnel's own packets, known by their mark;
@@ -21,6 +25,7 @@ mod filters;
 mod rules;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use meshd_os::netlink::{Family, Route, RouteKind, Rule, PROTO_KERNEL};
 use meshd_os::nft::Table;
@@ -40,6 +45,9 @@ const REST: u32 = 5250;
 /// matches or not.
 const FIRST: u32 = 5199;
 const END: u32 = 5299;
+
+/// A range of user ids.
+type Uids = RangeInclusive<u32>;
 
 const TCP: u8 = libc::IPPROTO_TCP as u8;
 const UDP: u8 = libc::IPPROTO_UDP as u8;
@@ -132,6 +140,8 @@ pub fn may_answer(conf: &Conf, to: IpAddr, port: u16) -> bool {
     };
     let within = |(addr, prefix)| Cidr { addr, prefix }.contains(client);
     !families(conf).contains(&family)
+        // sshd's sockets are root's, which is never one of the users.
+        || !conf.interface.route_users.is_empty()
         || to.is_loopback()
         || conf.interface.kill_switch_allow.contains(&TcpPort(port))
         || mesh_networks(conf, family).into_iter().any(within)
@@ -188,20 +198,22 @@ pub fn table_name(name: &str) -> String {
 }
 
 impl Closed {
-    /// What `conf` wants for interface `name`; `port` is the one its socket has, 0 when that isn't known yet.
-    pub fn wanted(name: &str, conf: &Conf, port: u16) -> Self {
+    /// What `conf` wants for interface `name`; `uids` are those of its `RouteUsers`; `port` is the one its socket has, 0
+    /// when that isn't known yet.
+    pub fn wanted(name: &str, conf: &Conf, uids: &[Uids], port: u16) -> Self {
         let families = families(conf);
         if families.is_empty() {
             return Self::default();
         }
+        let users = (!conf.interface.route_users.is_empty()).then_some(uids);
         Self {
             table: Some(Table {
                 name: table_name(name),
-                rules: filters::filters(name, conf, &families),
+                rules: filters::filters(name, conf, &families, users),
             }),
             rules: families
                 .iter()
-                .flat_map(|family| rules::rules(name, conf, *family, port))
+                .flat_map(|family| rules::rules(name, conf, *family, users, port))
                 .collect(),
             twins: twins(conf, &families),
         }

@@ -27,5 +27,6 @@ mod report;
 mod safe;
 mod state;
 mod supervise;
+mod users;
 
 pub use cli::main;

@@ -12,6 +12,10 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::guard::{self, Guard};
 use crate::paths;
 use crate::read::parse;
+use crate::users;
+
+/// Where the C library looks for resolvers.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// How many processes up an SSH server is looked for: `sudo` and shells stand between.
 const ANCESTORS: usize = 16;
@@ -33,7 +37,11 @@ pub fn close(options: &Options) -> Outcome {
     };
     match parse(&path.display().to_string(), &bytes)?.conf {
         Some(conf) if closed::is_wanted(&conf) => {
-            let wanted = Closed::wanted(name, &conf, conf.interface.listen_port);
+            let (uids, unknown) = users::find(&conf.interface.route_users);
+            for failure in unknown {
+                eprintln!("meshd: warning: {failure}");
+            }
+            let wanted = Closed::wanted(name, &conf, &uids, conf.interface.listen_port);
             Ok(Guard::new(name)?.set(&wanted)?)
         }
         _ => Ok(()),
@@ -60,9 +68,31 @@ pub fn check_reach(conf: &Conf) -> Result<(), Failure> {
 
 /// Says beforehand what closing this host would not cover.
 pub fn warn_of_gaps(conf: &Conf) {
+    let key = match conf.interface.route_users[..] {
+        [] => "KillSwitch",
+        _ => "RouteUsers",
+    };
     if let Some(gap) = closed::is_wanted(conf).then(guard::uncovered).flatten() {
-        eprintln!("meshd: warning: KillSwitch: {gap}");
+        eprintln!("meshd: warning: {key}: {gap}");
     }
+    if key == "RouteUsers" && asks_this_host(&fs::read_to_string(RESOLV_CONF).unwrap_or_default()) {
+        eprintln!(
+            "meshd: warning: RouteUsers: names are asked of a resolver on this host, which asks on as a user of its own \
+             (name that one too, systemd-resolve for systemd-resolved)"
+        );
+    }
+}
+
+/// Whether a resolv.conf(5) names a resolver on this host.
+fn asks_this_host(text: &str) -> bool {
+    let servers = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let server = words.next().filter(|word| *word == "nameserver");
+        server.and(words.next()?.parse::<IpAddr>().ok())
+    });
+    let servers: Vec<IpAddr> = servers.collect();
+    // Without any, the resolver of this host is asked.
+    servers.is_empty() || servers.iter().any(|server| server.is_loopback())
 }
 
 /// The SSH connection this command was started by: where its client is, and the server's port here. `sudo` keeps the
@@ -107,6 +137,18 @@ fn read(text: &str) -> Option<(IpAddr, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_resolver_on_this_host_is_noticed() {
+        for (text, here) in [
+            ("", true),
+            ("nameserver 127.0.0.53\noptions edns0", true),
+            ("# nameserver ::1\nnameserver 192.0.2.53", false),
+            ("nameserver 192.0.2.53\n  nameserver ::1\n", true),
+        ] {
+            assert_eq!(asks_this_host(text), here, "{text}");
+        }
+    }
 
     #[test]
     fn connections_are_read() {

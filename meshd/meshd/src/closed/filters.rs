@@ -2,11 +2,23 @@
 use meshd_os::netlink::Family;
 use meshd_os::nft::{Match, Rule as Filter};
 
-use super::{mark, mesh_networks, near, DNS, TCP, UDP};
+use super::{mark, mesh_networks, near, Uids, DNS, TCP, UDP};
 use crate::conf::Conf;
 
-/// The rules of the table. What none accepts is dropped.
-pub(super) fn filters(name: &str, conf: &Conf, families: &[Family]) -> Vec<Filter> {
+/// The rules of the table. What none accepts is dropped; with `users`, what isn't a mesh's is dropped of them alone.
+pub(super) fn filters(
+    name: &str,
+    conf: &Conf,
+    families: &[Family],
+    users: Option<&[Uids]>,
+) -> Vec<Filter> {
+    let whose: Vec<Vec<Match>> = match users {
+        None => vec![vec![]],
+        Some(uids) => uids
+            .iter()
+            .map(|uids| vec![Match::Users(uids.clone())])
+            .collect(),
+    };
     let mut filters = vec![
         Filter::accept(vec![Match::OutLink("lo".to_owned())]),
         Filter::accept(vec![Match::OutLink(name.to_owned())]),
@@ -24,12 +36,17 @@ pub(super) fn filters(name: &str, conf: &Conf, families: &[Family]) -> Vec<Filte
         }
     }
     for (protocol, port) in DNS {
-        filters.push(Filter::drop(vec![
-            Match::IpProtocol(protocol),
-            Match::Port(port),
-        ]));
+        for whose in &whose {
+            let mut matches = whose.clone();
+            matches.extend([Match::IpProtocol(protocol), Match::Port(port)]);
+            filters.push(Filter::drop(matches));
+        }
     }
     filters.extend(exemptions(conf, families));
+    if users.is_some() {
+        filters.extend(whose.into_iter().map(Filter::drop));
+        filters.push(Filter::accept(vec![]));
+    }
     filters
 }
 

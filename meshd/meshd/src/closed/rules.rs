@@ -9,21 +9,26 @@
 //! | 5230 | networks near | main, but no route as short as a default |
 //! | 5240, 5241 | IPv4's questions about gateways and ARP | main, but no default |
 //! | 5250, 5251 | the rest | our table of it, or nowhere |
+//! | 5245 | with `RouteUsers`: what comes from an address of the interface | the way of the rest |
 //! | 5299 | nothing: a place to go to, and the owner's name | |
 use meshd_os::netlink::{Family, Rule, RuleAction, PROTO_KERNEL, TABLE_MAIN};
 
-use super::{mark, near, on_link, DNS, END, FIRST, MESH, REST, TCP, UDP};
-use crate::conf::Conf;
+use super::{mark, near, on_link, Uids, DNS, END, FIRST, MESH, REST, TCP, UDP};
+use crate::conf::{Cidr, Conf};
 
 const ICMP: u8 = libc::IPPROTO_ICMP as u8;
 
 /// The policy rules of a family. The one that names the owner is first, then what lets packets out, then what keeps them in.
 /// `protocol kernel`, or networkd would delete them when it reconfigures a link.
-pub(super) fn rules(name: &str, conf: &Conf, family: Family, port: u16) -> Vec<Rule> {
-    let rule = |priority, action| Rule {
-        protocol: PROTO_KERNEL,
-        ..Rule::new(family, priority, action)
-    };
+/// With `users` only theirs are kept in, but for those to the mesh.
+pub(super) fn rules(
+    name: &str,
+    conf: &Conf,
+    family: Family,
+    users: Option<&[Uids]>,
+    port: u16,
+) -> Vec<Rule> {
+    let rule = |priority, action| ours(family, priority, action);
     let mut rules = vec![Rule {
         oif: Some(name.to_owned()),
         ..rule(END, RuleAction::Nop)
@@ -50,6 +55,39 @@ pub(super) fn rules(name: &str, conf: &Conf, family: Family, port: u16) -> Vec<R
             ..rule(5211, RuleAction::Table(TABLE_MAIN))
         });
     }
+    match users {
+        None => rules.extend(the_rest(conf, family)),
+        Some(uids) => {
+            for uids in uids {
+                rules.extend(the_rest(conf, family).into_iter().map(|rule| Rule {
+                    uids: Some(uids.clone()),
+                    ..rule
+                }));
+            }
+            // Strict reverse-path filtering asks for the way back without the user, too.
+            let addresses = conf.interface.addresses.iter();
+            for address in addresses.filter(|a| Family::of(a.addr) == family) {
+                rules.push(Rule {
+                    from: Some((address.addr, Cidr::full(address.addr))),
+                    ..rule(5245, RuleAction::Table(REST))
+                });
+            }
+        }
+    }
+    rules
+}
+
+fn ours(family: Family, priority: u32, action: RuleAction) -> Rule {
+    Rule {
+        protocol: PROTO_KERNEL,
+        ..Rule::new(family, priority, action)
+    }
+}
+
+/// The rules for what isn't the mesh's.
+fn the_rest(conf: &Conf, family: Family) -> Vec<Rule> {
+    let rule = |priority, action| ours(family, priority, action);
+    let mut rules = Vec::new();
     for (protocol, port) in DNS {
         for (priority, action) in [
             (5220, RuleAction::Table(REST)),

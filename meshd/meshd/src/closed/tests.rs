@@ -15,7 +15,12 @@ fn conf(interface: &str, allowed: &str) -> Conf {
 }
 
 fn wanted(interface: &str, allowed: &str) -> Closed {
-    Closed::wanted("prod", &conf(interface, allowed), 51820)
+    Closed::wanted(
+        "prod",
+        &conf(interface, allowed),
+        &[1001..=1001, 2000..=2999],
+        51820,
+    )
 }
 
 fn cidr(text: &str) -> Cidr {
@@ -32,6 +37,7 @@ fn variants() -> Vec<Closed> {
             "10.7.0.2/32, fd07::2/128",
         ),
         wanted("", "0.0.0.0/0, 10.9.0.0/16"),
+        wanted("RouteUsers = 1001, 2000-2999", "0.0.0.0/0, ::/0"),
     ]
 }
 
@@ -67,7 +73,7 @@ fn a_plain_mesh_wants_nothing() {
         ("Table = 7", "0.0.0.0/0, ::/0"),
     ] {
         let conf = conf(interface, allowed);
-        assert_eq!(Closed::wanted("prod", &conf, 1), Closed::default());
+        assert_eq!(Closed::wanted("prod", &conf, &[], 1), Closed::default());
         assert_eq!(mark(&conf), 0);
         assert_eq!(
             table_of(&conf, &cidr("10.7.0.2/32")),
@@ -124,7 +130,7 @@ fn the_table_comes_first_and_goes_last() {
 fn every_route_has_a_twin_in_its_table() {
     let allowed = "0.0.0.0/0, 10.9.0.0/16, fd08::/64, fd07::2/128";
     let conf = conf("KillSwitch = on", allowed);
-    let closed = Closed::wanted("prod", &conf, 0);
+    let closed = Closed::wanted("prod", &conf, &[], 0);
     for network in conf.routes() {
         let table = table_of(&conf, &network).unwrap();
         let twin = closed.twins.iter().find(|twin| {
@@ -151,7 +157,7 @@ fn every_route_has_a_twin_in_its_table() {
 #[test]
 fn a_default_of_one_family_closes_that_one() {
     let conf = conf("", "0.0.0.0/1, 128.0.0.0/1, fd08::/64");
-    let closed = Closed::wanted("prod", &conf, 51820);
+    let closed = Closed::wanted("prod", &conf, &[], 51820);
     assert!(closed.rules.iter().all(|rule| rule.family == Family::V4));
     let table = closed.table.unwrap();
     let other = Filter::accept(vec![Match::Family(Family::V6)]);
@@ -182,7 +188,7 @@ fn who_can_still_be_answered() {
 fn the_mark_is_the_configured_one() {
     let conf = conf("KillSwitch = on\nFwMark = 0x7", "10.7.0.2/32");
     assert_eq!(mark(&conf), 7);
-    let closed = Closed::wanted("prod", &conf, 0);
+    let closed = Closed::wanted("prod", &conf, &[], 0);
     assert!(closed.rules.iter().all(|rule| rule.priority != FIRST));
     assert!(closed.rules.iter().any(|rule| rule.mark == Some(7)));
     assert_eq!(owner(&closed.rules), Some("prod"));
@@ -202,4 +208,42 @@ fn the_networks_near_are_what_they_say() {
             assert_eq!(network.network(), network);
         }
     }
+}
+
+#[test]
+fn the_default_of_some_users_leaves_the_others_alone() {
+    let conf = conf("RouteUsers = 7, alice", "0.0.0.0/0, ::/0, 10.9.0.0/16");
+    let closed = Closed::wanted("prod", &conf, &[7..=7, 1001..=1002], 51820);
+    // Nothing but what is the mesh's, or comes from its addresses, asks our tables for everybody.
+    let everybodys: std::collections::BTreeSet<u32> = closed
+        .rules
+        .iter()
+        .filter(|rule| rule.uids.is_none())
+        .map(|rule| rule.priority)
+        .collect();
+    assert_eq!(
+        everybodys.into_iter().collect::<Vec<_>>(),
+        [FIRST, 5200, MESH, 5211, 5245, END]
+    );
+    for family in Family::BOTH {
+        for uids in [7..=7, 1001..=1002] {
+            let last = Rule {
+                uids: Some(uids),
+                protocol: PROTO_KERNEL,
+                ..Rule::new(family, 5251, meshd_os::netlink::RuleAction::Unreachable)
+            };
+            assert!(closed.rules.contains(&last));
+        }
+    }
+    let rules = closed.table.unwrap().rules;
+    assert_eq!(rules.last(), Some(&Filter::accept(vec![])));
+    assert!(rules.contains(&Filter::drop(vec![Match::Users(1001..=1002)])));
+    // Users whom this host doesn't have are not everybody.
+    let nobody = Closed::wanted("prod", &conf, &[], 51820);
+    assert!(nobody.rules.iter().all(|rule| rule.priority != 5251));
+    assert_eq!(
+        nobody.table.unwrap().rules.last(),
+        Some(&Filter::accept(vec![]))
+    );
+    assert!(may_answer(&conf, "198.51.100.9".parse().unwrap(), 22));
 }

@@ -48,6 +48,7 @@ pub fn canonical(conf: Option<&Conf>, file_key: Option<PublicKey>) -> String {
     section.each("Host", &hosts);
     section.flag("KillSwitch", interface.kill_switch);
     section.list("KillSwitchAllow", &interface.kill_switch_allow);
+    section.list("RouteUsers", &interface.route_users);
     section.list("Routes", &conf.routes());
 
     let mut peers: Vec<_> = conf.peers.iter().collect();

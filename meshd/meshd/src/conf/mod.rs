@@ -21,7 +21,7 @@ pub use canonical::{canonical, table, Section};
 pub use key::{Secret, ToBase64};
 pub use parse::parse;
 pub use time::UtcTime;
-pub use value::{Cidr, Endpoint, Fault, Host, HostLine, Table, TcpPort};
+pub use value::{Cidr, Endpoint, Fault, Host, HostLine, Table, TcpPort, User};
 
 /// A whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +65,8 @@ pub struct Interface {
     pub kill_switch: bool,
     /// Services of this host whose answers may leave all the same, sorted, without duplicates.
     pub kill_switch_allow: Vec<TcpPort>,
+    /// The users whose packets a peer is the default way for, sorted, without duplicates; none: everybody's.
+    pub route_users: Vec<User>,
 }
 
 /// Where a private key is.

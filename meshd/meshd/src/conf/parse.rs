@@ -12,7 +12,7 @@ use meshd_proto::PublicKey;
 use super::key::{self, Secret, ToBase64};
 use super::lexer::{sections, Pair, RawSection};
 use super::time::UtcTime;
-use super::value::{self, Cidr, Endpoint, Fault, HostLine, Parse, Table, TcpPort};
+use super::value::{self, Cidr, Endpoint, Fault, HostLine, Parse, Table, TcpPort, User};
 use super::{Conf, Interface, Parsed, Peer, PrivateKey, Problem};
 
 /// Parses a configuration. `Err` holds every problem, in the order of lines.
@@ -167,6 +167,7 @@ fn read_interface(section: &RawSection<'_>, log: &mut Log) -> Option<Interface> 
     let hosts = reader.each("Host", HostLine::parse);
     let kill_switch = reader.once("KillSwitch", value::switch).unwrap_or(false);
     let kill_switch_allow = reader.list("KillSwitchAllow", TcpPort::parse);
+    let route_users = reader.list("RouteUsers", User::parse);
     if inline.is_some() && inline == next_private_key {
         reader.same_twice("NextPrivateKey", "PrivateKey");
     }
@@ -219,6 +220,7 @@ fn read_interface(section: &RawSection<'_>, log: &mut Log) -> Option<Interface> 
         dns,
         kill_switch,
         kill_switch_allow,
+        route_users,
     })
 }
 

@@ -276,6 +276,63 @@ impl fmt::Display for TcpPort {
     }
 }
 
+/// Users of this host, as a name of /etc/passwd or by number.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum User {
+    /// User ids, both ends included; never root's.
+    Ids(u32, u32),
+    /// Its name.
+    Name(String),
+}
+
+impl User {
+    /// `alice`, `1001` or `2000-2999`.
+    pub fn parse(text: &str) -> Result<Self, Fault> {
+        let name = text.bytes().next().is_some_and(|b| !b.is_ascii_digit());
+        if text == "root" || text == "0" || text.starts_with("0-") {
+            let why = "what the kernel sends by itself counts as root's, and so do its SSH servers";
+            return Err(Fault::new(why, "use KillSwitch, or name other users"));
+        }
+        if name {
+            return user_name(text).map(Self::Name);
+        }
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let id = |text: &str| number(text, 1, u64::from(u32::MAX - 1)).map(|id| id as u32);
+        let (first, last) = (id(first)?, id(last)?);
+        if first <= last {
+            Ok(Self::Ids(first, last))
+        } else {
+            Err(Fault::new(
+                format!("`{text}` ends before it begins"),
+                "write the lower number first",
+            ))
+        }
+    }
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ids(first, last) if first == last => write!(f, "{first}"),
+            Self::Ids(first, last) => write!(f, "{first}-{last}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// A user's name: what useradd(8) takes, and the capitals and dots that other directories have.
+fn user_name(text: &str) -> Result<String, Fault> {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    if text.len() <= 32 && !text.starts_with(['-', '.']) && text.bytes().all(inner) {
+        Ok(text.to_owned())
+    } else {
+        Err(Fault::new(
+            format!("`{text}` is not a user"),
+            "use a name, a number or 2000-2999",
+        ))
+    }
+}
+
 /// A name in the mesh: 1 to 63 of letters, digits, `.`, `_`, `-`, beginning with a letter or digit.
 pub fn label(text: &str) -> Result<String, Fault> {
     let inner = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);

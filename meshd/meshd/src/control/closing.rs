@@ -42,7 +42,7 @@ impl Mesh {
             0 => live.map_or(0, |interface| interface.outer.port()),
             port => port,
         };
-        Closed::wanted(&self.name, conf, port)
+        Closed::wanted(&self.name, conf, &loaded.uids, port)
     }
 
     /// Something happened to nf_tables.

@@ -4,12 +4,14 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use crate::closed;
 use crate::conf::{canonical, Conf, PrivateKey, Secret, Table, ToBase64};
 use crate::digest::sha256;
 use crate::failure::{Exit, Failure};
 use crate::paths;
 use crate::read::{parse, private_key_file};
 use crate::safe::Id;
+use crate::users::{self, Uids};
 
 /// See the file's head.
 #[derive(Clone)]
@@ -20,6 +22,8 @@ pub struct Loaded {
     pub conf: Option<Conf>,
     /// The private key; none when absent.
     pub key: Option<Secret>,
+    /// The user ids of its `RouteUsers`, as this host has them.
+    pub uids: Uids,
 }
 
 impl Loaded {
@@ -29,11 +33,26 @@ impl Loaded {
             id: sha256(b""),
             conf: None,
             key: None,
+            uids: Uids::new(),
         }
     }
 
     /// Reads the bytes of a configuration. `key` is the private key, when it is kept in a file that was read already.
+    /// A user that this host doesn't have is refused.
     pub fn read(bytes: &[u8], key: Option<Secret>) -> Result<Self, Vec<Failure>> {
+        let (loaded, unknown) = Self::read_with_unknown(bytes, key)?;
+        if unknown.is_empty() {
+            Ok(loaded)
+        } else {
+            Err(unknown)
+        }
+    }
+
+    /// The same with a failure for each of its users that this host doesn't have.
+    fn read_with_unknown(
+        bytes: &[u8],
+        key: Option<Secret>,
+    ) -> Result<(Self, Vec<Failure>), Vec<Failure>> {
         let conf = parse("conf", bytes)?.conf;
         let refused: Vec<Failure> = conf.iter().flat_map(beyond_us).collect();
         if !refused.is_empty() {
@@ -47,19 +66,29 @@ impl Loaded {
                 PrivateKey::File(path) => private_key_file(&readable(path))?,
             }),
         };
-        Ok(Self {
+        let route_users = conf.iter().flat_map(|conf| &conf.interface.route_users);
+        let (uids, unknown) = users::find(&route_users.cloned().collect::<Vec<_>>());
+        let loaded = Self {
             id: sha256(bytes),
             conf,
             key,
-        })
+            uids,
+        };
+        Ok((loaded, unknown))
     }
 
     /// The confirmed configuration of mesh `name`: as handed in by the service manager, or from its file. A missing file
-    /// means absent.
+    /// means absent. A user who has gone since has no packets, and costs nobody the mesh.
     pub fn confirmed(name: &str) -> Result<Self, Vec<Failure>> {
         let path = readable(&paths::conf(name));
         match fs::read(&path) {
-            Ok(bytes) => Self::read(&bytes, None),
+            Ok(bytes) => {
+                let (loaded, unknown) = Self::read_with_unknown(&bytes, None)?;
+                for failure in unknown {
+                    eprintln!("meshd: warning: {failure}");
+                }
+                Ok(loaded)
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::absent()),
             Err(error) => Err(Failure::new(path.display().to_string(), error, "").into()),
         }
@@ -100,6 +129,10 @@ fn beyond_us(conf: &Conf) -> Vec<Failure> {
             "remove the Table line",
         ));
     }
+    if !conf.interface.route_users.is_empty() {
+        failures
+            .extend(route_users_beyond_us(conf).map(|(why, hint)| refuse("RouteUsers", why, hint)));
+    }
     if let Some(namespace) = &conf.interface.namespace {
         let why = format!("the interface lives in the network namespace {namespace}");
         if conf.interface.kill_switch {
@@ -111,4 +144,24 @@ fn beyond_us(conf: &Conf) -> Vec<Failure> {
         }
     }
     failures
+}
+
+/// Why the users' packets can't be told apart with this configuration, and what to do.
+fn route_users_beyond_us(conf: &Conf) -> Option<(&'static str, &'static str)> {
+    let interface = &conf.interface;
+    if interface.kill_switch {
+        let why = "KillSwitch closes the host for everybody";
+        Some((why, "remove one of the two lines"))
+    } else if interface.table != Table::Auto {
+        let why = "it needs routing tables of its own";
+        Some((why, "remove the Table line"))
+    } else if interface.namespace.is_some() {
+        let why = "in a namespace there is no other way for anybody";
+        Some((why, "remove one of the two lines"))
+    } else if !closed::is_wanted(conf) {
+        let why = "no peer is a default way";
+        Some((why, "give one AllowedIPs = 0.0.0.0/0, ::/0"))
+    } else {
+        None
+    }
 }

@@ -36,17 +36,10 @@ impl Mesh {
             None if interface.found_mtu == Some(setup.mtu) => None,
             _ => Some(setup.mtu),
         };
-        let kill_switch = conf.interface.kill_switch && self.guard.is_whole();
+        let whole = self.guard.is_whole();
         let hosts = host_lines(&self.name);
         let namespace = interface.namespace.as_deref();
-        Ok(text(
-            conf,
-            &setup,
-            port,
-            mtu,
-            &hosts,
-            (namespace, kill_switch),
-        ))
+        Ok(text(conf, &setup, port, mtu, &hosts, (namespace, whole)))
     }
 
     /// Vitals.
@@ -232,7 +225,7 @@ fn text(
     port: Option<u16>,
     mtu: Option<u16>,
     hosts: &[String],
-    (namespace, kill_switch): (Option<&str>, bool),
+    (namespace, closed): (Option<&str>, bool),
 ) -> String {
     let interface = &conf.interface;
     let mut text = String::new();
@@ -271,8 +264,11 @@ fn text(
     section.flag("Relay", found.relay);
     section.list("Forward", &found.forward.iter().collect::<Vec<_>>());
     section.each("Host", hosts);
-    section.flag("KillSwitch", kill_switch);
+    section.flag("KillSwitch", interface.kill_switch && closed);
     section.list("KillSwitchAllow", &interface.kill_switch_allow);
+    if closed {
+        section.list("RouteUsers", &interface.route_users);
+    }
     if interface.table != Table::Off {
         // They may be in several tables.
         let routes: BTreeSet<Cidr> = found.routes.iter().map(|route| route.network).collect();

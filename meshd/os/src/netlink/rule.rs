@@ -28,6 +28,7 @@ const SUPPRESS_PREFIXLEN: u16 = 14;
 const TABLE: u16 = 15;
 const FWMASK: u16 = 16;
 const OIFNAME: u16 = 17;
+const UID_RANGE: u16 = 20;
 const PROTOCOL: u16 = 21;
 const IP_PROTO: u16 = 22;
 const SPORT_RANGE: u16 = 23;
@@ -123,6 +124,8 @@ pub struct Rule {
     pub source_ports: Option<RangeInclusive<u16>>,
     /// Destination port.
     pub ports: Option<RangeInclusive<u16>>,
+    /// User ids that the socket was made with; packets that no socket sent count as 0.
+    pub uids: Option<RangeInclusive<u32>>,
     /// Of the table's answers those with a prefix of at most this many bits don't count.
     pub suppress_prefix_len: Option<u32>,
     /// What to do.
@@ -145,6 +148,7 @@ impl Rule {
             ip_protocol: None,
             source_ports: None,
             ports: None,
+            uids: None,
             suppress_prefix_len: None,
             action,
             protocol: super::PROTO_BOOT,
@@ -220,6 +224,11 @@ pub(super) fn request(kind: u16, flags: i32, rule: &Rule) -> Request {
     if let Some(ports) = &rule.ports {
         request = request.attr(DPORT_RANGE, &port_range(ports));
     }
+    if let Some(uids) = &rule.uids {
+        // fib_rule_uid_range: two numbers in host byte order.
+        let both = [*uids.start(), *uids.end()].map(u32::to_ne_bytes);
+        request = request.attr(UID_RANGE, both.as_flattened());
+    }
     if let Some(len) = rule.suppress_prefix_len {
         request = request.u32(SUPPRESS_PREFIXLEN, len);
     }
@@ -264,6 +273,9 @@ pub(super) fn parse(message: Message<'_>) -> Option<Rule> {
         ip_protocol: byte(attrs, IP_PROTO),
         source_ports: ports(attrs, SPORT_RANGE),
         ports: ports(attrs, DPORT_RANGE),
+        uids: attrs
+            .get(UID_RANGE)
+            .and_then(|both| Some(u32_at(both, 0)?..=u32_at(both, 4)?)),
         // The kernel writes -1 for none.
         suppress_prefix_len: attrs.u32(SUPPRESS_PREFIXLEN).filter(|&len| len != u32::MAX),
         action: match fixed[7] {

@@ -205,6 +205,12 @@ fn add_match(list: Request, one: &Match, set: u32) -> Request {
                 &[SYN],
             )
         }
+        Match::Users(uids) => {
+            // Numbers are compared as on the wire, the kernel's own are in host byte order.
+            let list = network_order(meta(list, libc::NFT_META_SKUID));
+            let list = cmp(list, GTE, &uids.start().to_be_bytes());
+            cmp(list, LTE, &uids.end().to_be_bytes())
+        }
         Match::Icmpv6 { types, hop_limit } => {
             let list = in_family(list, Family::V6);
             let icmpv6 = [libc::IPPROTO_ICMPV6 as u8];
@@ -250,6 +256,17 @@ fn expression(list: Request, name: &str, data: impl FnOnce(Request) -> Request) 
 /// Loads something the kernel knows about the packet: NFTA_META_DREG, NFTA_META_KEY.
 fn meta(list: Request, key: libc::c_int) -> Request {
     expression(list, "meta", |data| be32(be32(data, 1, REG), 2, key as u32))
+}
+
+/// Turns the four bytes loaded into network byte order: NFTA_BYTEORDER_SREG, _DREG, _OP (NFT_BYTEORDER_HTON), _LEN, _SIZE.
+fn network_order(list: Request) -> Request {
+    expression(list, "byteorder", |data| {
+        be32(
+            be32(be32(be32(be32(data, 1, REG), 2, REG), 3, 1), 4, 4),
+            5,
+            4,
+        )
+    })
 }
 
 /// Loads bytes of the packet: NFTA_PAYLOAD_DREG, _BASE, _OFFSET, _LEN.

@@ -55,6 +55,8 @@ pub enum Match {
         /// The hop limit.
         hop_limit: u8,
     },
+    /// The process that made its socket had one of these user ids; never true of what no socket sent.
+    Users(RangeInclusive<u32>),
     /// Its destination is in one of these networks (address, prefix length in bits) of that family; others are ignored.
     Destination(Family, Vec<(IpAddr, u8)>),
 }

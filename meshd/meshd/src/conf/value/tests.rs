@@ -101,3 +101,32 @@ fn host_lines() {
         assert!(HostLine::parse(text).is_err(), "{text}");
     }
 }
+
+#[test]
+fn users_are_names_ids_and_ranges() {
+    for (text, is) in [
+        ("alice", "alice"),
+        ("007", "7"),
+        ("30-30", "30"),
+        ("2000-2999", "2000-2999"),
+        ("_a.B-9", "_a.B-9"),
+    ] {
+        assert_eq!(User::parse(text).unwrap().to_string(), is, "{text}");
+    }
+    for text in [
+        "",
+        "root",
+        "0",
+        "0-7",
+        "-a",
+        "a b",
+        "7-",
+        "9-7",
+        "4294967295",
+        "7x",
+        "é",
+        &"a".repeat(33),
+    ] {
+        assert!(User::parse(text).is_err(), "{text}");
+    }
+}
