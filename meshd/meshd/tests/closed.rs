@@ -12,6 +12,7 @@ mod wire;
 #[path = "closed/without_nft.rs"]
 mod without_nft;
 
+use common::supervised::{self, kill_daemon, supervise};
 use common::{hosts, sha256, Host, Mesh};
 use meshd_os::nft::{Nft, NftError};
 use scene::{on, Scene};
@@ -187,17 +188,37 @@ fn nothing_leaks_while_things_happen() {
         .closed
         .until("the mesh works", |host| host.pings("10.77.0.1"));
     scene.while_sending("a flush, put right", |scene| {
-        scene.closed.sh("nft flush ruleset 2> /dev/null || true");
+        scene.flush();
         scene.closed.until("whole", |host| {
             let report = host.report(NAME);
             report["running"] == report["conf"]
         });
     });
-    scene.while_sending("killed: renewal and advertisements", |scene| {
-        scene.closed.kill(daemon);
-        hostile::renew(&scene.closed, client);
-        hostile::advertise(&scene.out);
+    let supervisor = scene.while_sending("another keeper: our supervisor", |scene| {
+        assert_eq!(scene.closed.terminate(daemon), 0);
+        supervise(&mut scene.closed)
     });
+    for phase in ["an upgrade", "another upgrade"] {
+        scene.while_sending(phase, |scene| {
+            let before = supervised::daemon(&scene.closed, supervisor);
+            scene.closed.meshd(&["upgrade", NAME]);
+            assert_ne!(supervised::daemon(&scene.closed, supervisor), before);
+        });
+    }
+    scene.while_sending("kill -9, and the supervisor starts another", |scene| {
+        kill_daemon(&scene.closed, supervisor);
+    });
+    scene
+        .closed
+        .until("the mesh works", |host| host.pings("10.77.0.1"));
+    scene.while_sending(
+        "killed with its supervisor: renewal and advertisements",
+        |scene| {
+            scene.closed.kill(supervisor);
+            hostile::renew(&scene.closed, client);
+            hostile::advertise(&scene.out);
+        },
+    );
     scene.while_sending("stopped: the guard alone", |scene| {
         scene.closed.meshd(&["guard", NAME]);
         hostile::renew(&scene.closed, client);
