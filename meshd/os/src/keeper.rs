@@ -10,12 +10,12 @@
 //!
 //! Source: sd_notify(3), unix(7).
 use crate::error::{Context, Error, Result};
-use crate::notify::KEPT;
-use crate::sys::{self, Zeroed};
+use crate::notify::{fd_name, KEPT};
+use crate::passing;
+use crate::sys;
 use std::fs;
 use std::io;
-use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -112,6 +112,10 @@ impl Keeper {
             .lines()
             .find_map(|l| l.strip_prefix("FDNAME="))
             .unwrap_or("stored");
+        // Another name would change what the list in MESHD_KEPT says, which the next process believes while it is still root.
+        if fd_name(name).is_err() {
+            return has("READY=1");
+        }
         if has("FDSTORE=1") {
             for fd in message.fds {
                 if self.kept.len() < MOST {
@@ -121,60 +125,20 @@ impl Keeper {
         } else if has("FDSTOREREMOVE=1") {
             self.kept.retain(|(kept, _)| kept != name);
         }
-        message.text.lines().any(|l| l == "READY=1")
+        has("READY=1")
     }
 
     fn receive(&self) -> io::Result<Option<Message>> {
         let mut buf = [0u8; LONGEST];
-        let mut iov = libc::iovec {
-            iov_base: buf.as_mut_ptr().cast(),
-            iov_len: buf.len(),
-        };
-        // Room for the credentials and some descriptors, aligned as control messages are.
-        let mut control = [0u64; 32];
-        let mut msg = libc::msghdr::zeroed();
-        msg.msg_iov = &mut iov;
-        msg.msg_iovlen = 1;
-        msg.msg_control = control.as_mut_ptr().cast();
-        msg.msg_controllen = mem::size_of_val(&control) as _;
-        let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
-        let received = sys::retry(|| {
-            // SAFETY: `msg` points at live buffers of the lengths given.
-            sys::check_len(unsafe { libc::recvmsg(self.socket.as_raw_fd(), &mut msg, flags) })
-        });
-        let len = match received {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            other => other?,
-        };
-        let mut message = Message {
-            text: String::from_utf8_lossy(&buf[..len]).into_owned(),
-            ..Message::default()
-        };
-        // SAFETY: the kernel has written whole control messages into `control`, and CMSG_FIRSTHDR and CMSG_NXTHDR stay within
-        // msg_controllen; data is read unaligned, and each descriptor is new and taken once.
-        unsafe {
-            let mut header = libc::CMSG_FIRSTHDR(&msg);
-            while !header.is_null() {
-                let data = libc::CMSG_DATA(header);
-                let len = (*header).cmsg_len as usize - (data as usize - header as usize);
-                match ((*header).cmsg_level, (*header).cmsg_type) {
-                    (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
-                        for i in 0..len / mem::size_of::<RawFd>() {
-                            let fd = data.cast::<RawFd>().add(i).read_unaligned();
-                            message.fds.push(OwnedFd::from_raw_fd(fd));
-                        }
-                    }
-                    (libc::SOL_SOCKET, libc::SCM_CREDENTIALS)
-                        if len >= mem::size_of::<libc::ucred>() =>
-                    {
-                        message.sender = Some(data.cast::<libc::ucred>().read_unaligned().pid);
-                    }
-                    _ => {}
-                }
-                header = libc::CMSG_NXTHDR(&msg, header);
-            }
+        match passing::receive_from(self.socket.as_fd(), &mut buf, libc::MSG_DONTWAIT) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(e) => Err(e),
+            Ok(received) => Ok(Some(Message {
+                text: String::from_utf8_lossy(&buf[..received.len]).into_owned(),
+                fds: received.fds,
+                sender: received.sender,
+            })),
         }
-        Ok(Some(message))
     }
 }
 
@@ -221,6 +185,20 @@ mod tests {
         notifier.ready().unwrap();
         assert!(!keeper.serve(1).unwrap(), "this is not process 1");
         assert_eq!(keeper.names().collect::<Vec<_>>(), ["udp4"]);
+    }
+
+    #[test]
+    fn a_name_can_not_say_what_else_is_kept() {
+        let (mut keeper, _) = keeper("name");
+        let socket = UnixDatagram::unbound().unwrap();
+        socket.connect(&keeper.path).unwrap();
+        let file = fs::File::open("/dev/null").unwrap();
+        for name in ["a:5=memory", "", "a\u{7f}", &"x".repeat(256)] {
+            let text = format!("FDSTORE=1\nFDNAME={name}\n");
+            passing::send_to(socket.as_fd(), text.as_bytes(), &[file.as_fd()]).unwrap();
+        }
+        keeper.serve(std::process::id()).unwrap();
+        assert_eq!(keeper.names().count(), 0);
     }
 
     #[test]

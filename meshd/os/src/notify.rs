@@ -5,10 +5,10 @@
 //!
 //! Source: sd_notify(3), sd_listen_fds(3), systemd.io/FILE_DESCRIPTOR_STORE.
 use crate::error::{Context, Error, Result};
-use crate::sys::{self, Zeroed};
+use crate::passing;
+use crate::sys;
 use std::env;
 use std::io;
-use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -104,41 +104,14 @@ impl Notifier {
 
     fn send(&self, text: &str, fd: Option<BorrowedFd<'_>>) -> Result<()> {
         let Some(socket) = &self.0 else { return Ok(()) };
-        let mut iov = libc::iovec {
-            iov_base: text.as_ptr().cast_mut().cast(),
-            iov_len: text.len(),
-        };
-        let mut control = [0u64; 4];
-        let mut msg = libc::msghdr::zeroed();
-        msg.msg_iov = &mut iov;
-        msg.msg_iovlen = 1;
-        if let Some(fd) = fd {
-            let raw = fd.as_raw_fd();
-            let size = mem::size_of_val(&raw) as u32;
-            msg.msg_control = control.as_mut_ptr().cast();
-            // SAFETY: CMSG_SPACE/CMSG_LEN compute on integers. `control` (32 bytes, aligned to 8) has room for one header
-            // (16) and one descriptor (4, padded to 8), so CMSG_FIRSTHDR is not null and CMSG_DATA lies inside it.
-            unsafe {
-                msg.msg_controllen = libc::CMSG_SPACE(size) as _;
-                let header = libc::CMSG_FIRSTHDR(&msg);
-                (*header).cmsg_level = libc::SOL_SOCKET;
-                (*header).cmsg_type = libc::SCM_RIGHTS;
-                (*header).cmsg_len = libc::CMSG_LEN(size) as _;
-                libc::CMSG_DATA(header)
-                    .cast::<libc::c_int>()
-                    .write_unaligned(raw);
-            }
-        }
-        sys::retry(|| {
-            // SAFETY: `msg` points at `iov`, `text` and `control`, all live; the kernel only reads them.
-            sys::check_len(unsafe { libc::sendmsg(socket.as_raw_fd(), &msg, libc::MSG_NOSIGNAL) })
-        })
-        .context(|| "notify the service manager")?;
+        let fds = fd.as_slice();
+        passing::send_to(socket.as_fd(), text.as_bytes(), fds)
+            .context(|| "notify the service manager")?;
         Ok(())
     }
 }
 
-fn fd_name(name: &str) -> Result<&str> {
+pub(crate) fn fd_name(name: &str) -> Result<&str> {
     let good = |b: u8| b != b':' && (b' '..0x7f).contains(&b);
     if name.is_empty() || name.len() > 255 || !name.bytes().all(good) {
         return Err(Error::new(
@@ -195,9 +168,14 @@ fn take_kept(list: &str) -> Vec<(String, OwnedFd)> {
         let (number, name) = one.split_once('=')?;
         Some((number.parse::<i32>().ok()?, name))
     });
-    named
-        .filter_map(|(raw, name)| Some((name.to_owned(), take_fd(raw)?)))
-        .collect()
+    let mut taken: Vec<(String, OwnedFd)> = Vec::new();
+    for (raw, name) in named {
+        // Named twice it would have two owners.
+        if taken.iter().all(|(_, fd)| fd.as_raw_fd() != raw) {
+            taken.extend(take_fd(raw).map(|fd| (name.to_owned(), fd)));
+        }
+    }
+    taken
 }
 
 /// Takes one descriptor that was handed in; `None` when the number is none.
@@ -235,26 +213,9 @@ mod tests {
     /// Receives one message and at most one descriptor, as a service manager does.
     fn receive(socket: &UnixDatagram) -> (String, Option<OwnedFd>) {
         let mut buf = [0u8; 1024];
-        let mut iov = libc::iovec {
-            iov_base: buf.as_mut_ptr().cast(),
-            iov_len: buf.len(),
-        };
-        let mut control = [0u64; 8];
-        let mut msg = libc::msghdr::zeroed();
-        msg.msg_iov = &mut iov;
-        msg.msg_iovlen = 1;
-        msg.msg_control = control.as_mut_ptr().cast();
-        msg.msg_controllen = mem::size_of_val(&control) as _;
-        // SAFETY: all buffers are live; the control message is read where the kernel put it.
-        unsafe {
-            let n = libc::recvmsg(socket.as_raw_fd(), &mut msg, 0);
-            assert!(n >= 0, "{}", io::Error::last_os_error());
-            let header = libc::CMSG_FIRSTHDR(&msg);
-            let fd = (!header.is_null()).then(|| {
-                OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<i32>().read_unaligned())
-            });
-            (String::from_utf8(buf[..n as usize].to_vec()).unwrap(), fd)
-        }
+        let mut received = passing::receive_from(socket.as_fd(), &mut buf, 0).unwrap();
+        let text = String::from_utf8(buf[..received.len].to_vec()).unwrap();
+        (text, received.fds.pop())
     }
 
     fn manager(name: &str) -> (UnixDatagram, Notifier) {
@@ -330,6 +291,16 @@ mod tests {
             taken.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(),
             ["tun", "udp4"]
         );
+    }
+
+    #[test]
+    fn a_number_that_is_named_twice_is_taken_once() {
+        let (a, _b) = pipe().unwrap();
+        // SAFETY: integers only; the high number is free in this process.
+        unsafe { assert_eq!(libc::dup2(a.into_raw_fd(), 710), 710) };
+        let taken = take_kept("1:710=tun-0:710=udp4:x=y:2=stderr:711=closed");
+        let names: Vec<_> = taken.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["tun-0"]);
     }
 
     #[test]
