@@ -76,6 +76,21 @@ fn a_program_there_sees_the_tunnel_and_nothing_else() {
         said(&["cat", "/etc/resolv.conf"]),
         "nameserver 10.77.0.53\n"
     );
+    // What has no counterpart is left out, and the host doesn't get one.
+    let there = scene
+        .closed
+        .sh("echo closed > /etc/netns/work/nologin && mkdir /etc/netns/work/none.d");
+    assert_eq!(there, "");
+    let (code, _, err) = exec(&scene.closed, &["true"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        err.contains("there is no /etc/nologin to put it over"),
+        "{err}"
+    );
+    let made = scene
+        .closed
+        .try_sh("ls -d /etc/nologin /etc/none.d 2> /dev/null");
+    assert_eq!(made, "");
 
     assert_nothing_but_the_tunnel(&scene, "up");
     scene.closed.kill(daemon);

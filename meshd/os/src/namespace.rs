@@ -183,8 +183,9 @@ pub struct View {
 }
 
 /// Moves this process, of one thread, into the namespace `name` and a mount namespace of its own, for good
-/// (CAP_SYS_ADMIN). The working folder stays.
-pub fn move_in(name: &str, view: &View) -> Result<()> {
+/// (CAP_SYS_ADMIN). The working folder stays. Files of /etc/netns/NAME that have no counterpart in /etc are left out, and
+/// returned.
+pub fn move_in(name: &str, view: &View) -> Result<Vec<PathBuf>> {
     let what = || format!("enter the network namespace {name}");
     let own_files = Path::new("/etc/netns").join(name);
     let resolver =
@@ -207,7 +208,7 @@ pub fn move_in(name: &str, view: &View) -> Result<()> {
         )
         .context(what)?;
     }
-    let mut has_resolver = false;
+    let (mut has_resolver, mut left_out) = (false, Vec::new());
     for entry in fs::read_dir(&own_files).into_iter().flatten().flatten() {
         let target = Path::new("/etc").join(entry.file_name());
         has_resolver |= entry.file_name() == "resolv.conf";
@@ -216,19 +217,28 @@ pub fn move_in(name: &str, view: &View) -> Result<()> {
         } else {
             &target
         };
-        make_target(target);
+        if target == &resolver {
+            make_resolver(target);
+        }
+        // What isn't there has no place to be put in, as for `ip netns exec`: to make one would be to change the host.
+        if !target.exists() {
+            left_out.push(entry.path());
+            continue;
+        }
         mount(&entry.path(), target, None, libc::MS_BIND)
             .context(|| format!("put {} in its place", entry.path().display()))?;
     }
     if let Some(text) = view.resolver.as_ref().filter(|_| !has_resolver) {
+        make_resolver(&resolver);
         put(text, &resolver)
             .context(|| format!("put another {} in its place", resolver.display()))?;
     }
-    Ok(())
+    Ok(left_out)
 }
 
-/// A file to mount on, in a folder that was emptied.
-fn make_target(path: &Path) {
+/// A resolv.conf to mount on: it may be a link into a folder that was emptied. On a host that has none, an empty one says the
+/// same as none (resolv.conf(5)).
+fn make_resolver(path: &Path) {
     if !path.exists() {
         let _ = path.parent().map(fs::create_dir_all);
         let _ = File::create(path);
@@ -247,7 +257,6 @@ fn put(text: &str, path: &Path) -> io::Result<()> {
     let file = place.join("resolv.conf");
     let done = fs::write(&file, text).and_then(|()| {
         fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
-        make_target(path);
         mount(&file, path, None, libc::MS_BIND)
     });
     let place = c_path(place)?;

@@ -114,13 +114,20 @@ pub fn exec(options: &Options) -> Outcome {
         resolver: resolver(conf),
         emptied: RESOLVERS.into_iter().map(Into::into).collect(),
     };
-    namespace::move_in(namespace, &view).map_err(|error| {
+    let left_out = namespace::move_in(namespace, &view).map_err(|error| {
         Failure::new(
             format!("mesh {name}"),
             error,
             "is the daemon running, and are you root?",
         )
     })?;
+    for file in left_out {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        eprintln!(
+            "meshd: warning: {}: there is no /etc/{name} to put it over",
+            file.display()
+        );
+    }
     let Some((program, arguments)) = options.program.split_first() else {
         return Err(Failure::new("arguments", "there is no program", "see `meshd help`").into());
     };
