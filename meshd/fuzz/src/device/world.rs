@@ -1,4 +1,10 @@
-//! The devices, the network between them, and the checks.
+//! The devices, the memories that outlive them, what they send, and time. What arrives is in `arrivals.rs`, what eve does in
+//! `eve.rs`.
+
+mod arrivals;
+mod eve;
+
+pub(super) use eve::eve;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -6,8 +12,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use blake2::digest::consts::{U16, U32};
-use blake2::digest::{FixedOutput, KeyInit, Update};
 use meshd_proto::*;
 
 /// Alice, bob and carol.
@@ -30,11 +34,6 @@ fn memory(node: usize) -> &'static [AtomicU64] {
     &all[node * len..][..len]
 }
 
-/// Where eve sends from.
-pub(super) fn eve() -> SocketAddr {
-    SocketAddr::from(([203, 0, 113, 66], 666))
-}
-
 /// Splitmix64 (Steele, Lea, Flood 2014).
 struct Dice(u64);
 
@@ -54,16 +53,6 @@ pub(super) struct Wire {
     pub from: SocketAddr,
     to: SocketAddr,
     pub bytes: Vec<u8>,
-}
-
-impl Wire {
-    pub fn from_eve(to: SocketAddr, bytes: Vec<u8>) -> Self {
-        Self {
-            from: eve(),
-            to,
-            bytes,
-        }
-    }
 }
 
 pub(super) struct Node {
@@ -304,213 +293,6 @@ impl World {
         if wake.needed() {
             self.control(node, |device, ctx| device.attend(ctx));
         }
-    }
-
-    /// The oldest datagram under way arrives.
-    pub fn deliver_next(&mut self) {
-        if let Some(wire) = self.under_way.pop_front() {
-            self.arrive(&wire, true);
-        }
-    }
-
-    /// Something that was sent before arrives again, perhaps from elsewhere.
-    pub fn repeat(&mut self, wire: Wire) {
-        self.arrive(&wire, true);
-    }
-
-    /// Something that no node has sent arrives: nothing may come of it.
-    pub fn forge(&mut self, wire: Wire) {
-        if self.seen.iter().any(|seen| seen.bytes == wire.bytes) {
-            return;
-        }
-        self.arrive(&wire, false);
-    }
-
-    fn arrive(&mut self, wire: &Wire, genuine: bool) {
-        let Some(node) = self.nodes.iter().position(|node| node.address == wire.to) else {
-            return;
-        };
-        match classify(&wire.bytes) {
-            Kind::Unknown => {}
-            Kind::Handshake => self.handshake(node, wire, genuine),
-            Kind::Data { receiver, counter } => self.data(node, wire, receiver, counter, genuine),
-        }
-    }
-
-    fn handshake(&mut self, node: usize, wire: &Wire, genuine: bool) {
-        let before = self.nodes[node].endpoints(self.now);
-        let waiting = self.nodes[node].waiting;
-        if waiting >= 512 {
-            self.nodes[node].under_load_until = self.now.after(Duration::from_secs(1));
-        }
-        let from = Endpoint::new(wire.from);
-        let out = self.call(node, |device, ctx| {
-            device.receive(ctx, &wire.bytes, from, waiting);
-        });
-        if !genuine {
-            assert_eq!(
-                self.nodes[node].endpoints(self.now),
-                before,
-                "a forgery moved a peer"
-            );
-            assert!(
-                out.events
-                    .iter()
-                    .all(|event| matches!(event, Event::UnknownPeer(_))),
-                "a forgery made {:?}",
-                out.events
-            );
-            for Datagram { to, bytes } in &out.datagrams {
-                assert_eq!(bytes[0], 3, "a forgery was answered");
-                assert!(
-                    self.nodes[node].under_load_until > self.now,
-                    "a cookie without load"
-                );
-                assert!(bytes.len() <= wire.bytes.len() && to.remote == wire.from);
-            }
-        }
-        for Datagram { to, bytes } in out.datagrams {
-            self.put(node, to.remote, bytes);
-        }
-    }
-
-    fn data(&mut self, node: usize, wire: &Wire, index: u32, counter: u64, genuine: bool) {
-        let now = self.now;
-        let this = &mut self.nodes[node];
-        let before = this.endpoints(now);
-        let table = this.reader.table();
-        let Some(receiver) = table.receiver(index).cloned() else {
-            return;
-        };
-        let (mut buf, mut batch) = (wire.bytes.clone(), Batch::default());
-        batch.push(0, buf.len(), counter);
-        let from = Endpoint::new(wire.from);
-        let wake = receiver.open(table, now, &from, &mut buf, &mut batch);
-        let opened = batch.opened()[0];
-        let authentic = !matches!(opened.verdict, Verdict::Forged | Verdict::Replayed);
-        assert!(genuine || !authentic, "a forgery was accepted");
-        if authentic {
-            assert!(
-                this.accepted.insert(wire.bytes.clone()),
-                "a replay was accepted"
-            );
-        } else {
-            assert_eq!(this.endpoints(now), before, "a peer was moved by nothing");
-            assert!(!wake.needed(), "woken by nothing");
-        }
-        if opened.verdict == Verdict::Packet {
-            let peer = this.device.name_of(&receiver.peer);
-            self.came_out(node, peer, &buf[opened.at..][..opened.len]);
-        }
-        if wake.needed() {
-            self.control(node, |device, ctx| device.attend(ctx));
-        }
-    }
-
-    fn came_out(&mut self, node: usize, peer: Option<PublicKey>, packet: &[u8]) {
-        let number = u32::from_be_bytes([packet[20], packet[21], packet[22], packet[23]]);
-        let this = &mut self.nodes[node];
-        assert!(
-            this.delivered.insert(number),
-            "packet {number} came out twice"
-        );
-        let source = IpAddr::from([packet[12], packet[13], packet[14], packet[15]]);
-        let owner = super::owner(&this.device, self.now, source);
-        assert_eq!(owner, peer, "a source that is not its peer's");
-        let (sender, for_key, bytes) = &self.sent[&number];
-        assert_eq!(bytes, packet, "what came out is what went in");
-        let sender = &self.nodes[*sender];
-        assert!(
-            peer == Some(sender.key) || peer == Some(sender.spare_key),
-            "attributed to another"
-        );
-        let this = &self.nodes[node];
-        assert!(
-            for_key.is_none_or(|key| key == this.key || key == this.spare_key),
-            "for another"
-        );
-    }
-
-    /// Eve shakes hands under a key of her own that nobody has as a peer.
-    pub fn knock(&mut self, node: usize) {
-        let mut eves = Device::new(Tai64n::ZERO);
-        let mut dice = Dice(self.now.0 ^ 0xe7e);
-        eves.set_private_key(Some(PrivateKey::new([7; 32])));
-        let (key, address) = (self.nodes[node].key, self.nodes[node].address);
-        let mut out = Outputs::default();
-        let wall = WallTime {
-            secs: 1_700_000_000,
-            nanos: 0,
-        };
-        let mut ctx = Context {
-            now: self.now,
-            wall,
-            random: &mut dice,
-            out: &mut out,
-        };
-        eves.set_link(&mut ctx, true);
-        let _ = eves.upsert_peer(&key);
-        let _ = eves.set_endpoint(&mut ctx, &key, Some(Endpoint::new(address)));
-        let _ = eves.shake_hands(&mut ctx, &key);
-        for datagram in out.datagrams {
-            self.forge(Wire::from_eve(address, datagram.bytes));
-        }
-    }
-
-    /// Something from the past, if there was anything.
-    pub fn captured(&self, which: u16) -> Option<Wire> {
-        let at = usize::from(which).checked_rem(self.seen.len())?;
-        Some(self.seen[at].clone())
-    }
-
-    /// Makes the first MAC of a handshake message right again: it needs the receiver's public key and nothing else.
-    pub fn sign_mac1(&self, wire: &mut Wire) {
-        let Some(node) = self.nodes.iter().find(|node| node.address == wire.to) else {
-            return;
-        };
-        let Some(body) = wire
-            .bytes
-            .len()
-            .checked_sub(32)
-            .filter(|_| wire.bytes[0] != 4)
-        else {
-            return;
-        };
-        let mut key = blake2::Blake2s::<U32>::default();
-        key.update(b"mac1----");
-        key.update(&node.key.0);
-        let key: [u8; 32] = key.finalize_fixed().into();
-        let Ok(mut mac) = blake2::Blake2sMac::<U16>::new_from_slice(&key) else {
-            return;
-        };
-        mac.update(&wire.bytes[..body]);
-        let mac: [u8; 16] = mac.finalize_fixed().into();
-        wire.bytes[body..body + 16].copy_from_slice(&mac);
-    }
-
-    pub fn lose(&mut self, at: u8) {
-        if let Some(at) = usize::from(at).checked_rem(self.under_way.len()) {
-            let _ = self.under_way.remove(at);
-        }
-    }
-
-    pub fn hold_back(&mut self, at: u8) {
-        if let Some(at) = usize::from(at).checked_rem(self.under_way.len()) {
-            self.under_way.rotate_left(at);
-        }
-    }
-
-    pub fn double(&mut self, at: u8) {
-        if let Some(at) = usize::from(at).checked_rem(self.under_way.len()) {
-            let again = self.under_way[at].clone();
-            self.under_way.push_back(again);
-        }
-    }
-
-    /// A node has another address from now on.
-    pub fn move_to(&mut self, node: usize, place: u8) {
-        let address = [198, 51, 100, node as u8 * 80 + place % 4];
-        self.nodes[node].address = SocketAddr::from((address, 51820));
     }
 
     /// Lets time pass from event to event; `carrying` delivers what is sent.
