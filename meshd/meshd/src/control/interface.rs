@@ -3,29 +3,32 @@
 //!
 //! What it does not do: decide what is wanted (`mesh.rs`) or wait for anything (`engine.rs`).
 
+mod steps;
+mod values;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use meshd_os::tun::{Tun, TunError};
+use meshd_os::tun::Tun;
 use meshd_proto::uapi::{self, Operation, PeerOperation, Request};
-use meshd_proto::{
-    Cidr as Network, Device, Endpoint as Place, Memory, PresharedKey, PrivateKey, PublicKey, Tai64n,
-};
+use meshd_proto::{Device, Memory, PresharedKey, PublicKey, Tai64n};
 
 use zeroize::Zeroizing;
+
+pub use values::{failure, foreign_link, literal, port_taken};
+use values::{from_network, from_private, from_socket, tun_failure};
 
 use super::outer::{Outer, Sockets};
 use super::space::Space;
 use super::store::{self, Store};
 use super::world::{self, World};
-use crate::conf::{Cidr, Endpoint, Host, Secret};
+use crate::conf::{Cidr, Endpoint, Secret};
 use crate::failure::Failure;
 use crate::netdev::NetDev;
-use crate::reload::{Change, PeerSetup, Put, Setup, Step};
+use crate::reload::{PeerSetup, Put, Setup};
 use meshd_packet::{Plane, Switches};
 
 /// See the file's head.
@@ -187,130 +190,6 @@ impl Interface {
         }))
     }
 
-    /// Carries out one step ([`Step::Create`] and [`Step::Destroy`] are the caller's).
-    pub fn apply(&mut self, world: &mut World, step: &Step) -> Result<(), Failure> {
-        let done = match step {
-            Step::Create | Step::Destroy => Ok(()),
-            Step::PrivateKeys(Change { to, .. }) => {
-                let [current, next] = to.each_ref().map(|key| key.as_ref().map(to_private));
-                self.device.set_private_keys(current, next);
-                Ok(())
-            }
-            Step::ListenPort(Change { to, .. }) => {
-                let port = to.unwrap_or(0);
-                match self.outer.set_port(port) {
-                    Err(error) if error.kind() == ErrorKind::AddrInUse => {
-                        return Err(port_taken(&self.name, port))
-                    }
-                    other => other,
-                }
-            }
-            Step::FwMark(Change { to, .. }) => self.outer.set_mark(*to),
-            Step::Mtu(Change { to, .. }) => self.set_mtu(*to),
-            Step::Up(Change { to, .. }) => self
-                .net
-                .set_up(*to)
-                .map(|()| self.device.set_link(&mut world.context(), *to)),
-            Step::Relay(Change { to, .. }) => {
-                self.relay = *to;
-                self.outer.plane.set_relay(*to);
-                Ok(())
-            }
-            Step::Address(put, address) => {
-                let done = self.net.address(*put, *address);
-                self.outer.plane.set_addresses(self.own_addresses());
-                done
-            }
-            Step::Route(put, route) => self.net.route(*put, *route),
-            Step::Forward(put, network) => {
-                match put {
-                    Put::Add => self.forward.insert(*network),
-                    Put::Remove => self.forward.remove(network),
-                };
-                self.net.forward(*put, *network)
-            }
-            Step::Peer(key, change) => {
-                self.apply_peer(world, key, change);
-                Ok(())
-            }
-            Step::Rename(key, change) => {
-                self.rename_peer(world, key, change);
-                Ok(())
-            }
-        };
-        done.map_err(|error| failure(&self.name, error))
-    }
-
-    fn apply_peer(
-        &mut self,
-        world: &mut World,
-        key: &PublicKey,
-        change: &Change<Option<PeerSetup>>,
-    ) {
-        let Some(to) = &change.to else {
-            self.device.remove_peer(key);
-            self.endpoints.remove(key);
-            return;
-        };
-        let blank = PeerSetup::default();
-        let from = change.from.as_ref().unwrap_or(&blank);
-        match &to.endpoint {
-            Some(endpoint) => self.endpoints.insert(*key, endpoint.clone()),
-            None => self.endpoints.remove(key),
-        };
-        self.device.transaction(|device| {
-            device.upsert_peer(key);
-            // The one error these have is a peer that isn't there: our own key, which `conf` refuses.
-            if from.next_public_key != to.next_public_key {
-                let _ = device.set_peer_keys(key, key, to.next_public_key.as_ref());
-            }
-            let keys = |peer: &PeerSetup| {
-                [&peer.preshared_key, &peer.next_preshared_key].map(|key| {
-                    key.as_ref()
-                        .map(|secret| PresharedKey::new(*secret.expose()))
-                })
-            };
-            if keys(from) != keys(to) {
-                let [current, next] = keys(to);
-                let _ = device.set_preshared_keys(key, current.unwrap_or_default(), next);
-            }
-            if from.allowed_ips != to.allowed_ips {
-                let networks: Vec<Network> = to.allowed_ips.iter().filter_map(to_network).collect();
-                let _ = device.set_allowed_ips(key, &networks);
-            }
-            if from.endpoint != to.endpoint {
-                if let Some(at) = to.endpoint.as_ref().and_then(literal) {
-                    let _ = device.set_endpoint(&mut world.context(), key, Some(Place::new(at)));
-                }
-            }
-            if from.keepalive != to.keepalive {
-                let _ = device.set_keepalive(&mut world.context(), key, to.keepalive);
-            }
-        });
-    }
-
-    fn rename_peer(
-        &mut self,
-        world: &mut World,
-        Change { from, to }: &Change<PublicKey>,
-        change: &Change<PeerSetup>,
-    ) {
-        // The one error is a peer that isn't there: then it is made below.
-        let _ = self
-            .device
-            .set_peer_keys(from, to, change.to.next_public_key.as_ref());
-        if let Some(endpoint) = self.endpoints.remove(from) {
-            self.endpoints.insert(*to, endpoint);
-        }
-        let mut before = change.from.clone();
-        before.next_public_key = change.to.next_public_key;
-        let change = Change {
-            from: Some(before),
-            to: Some(change.to.clone()),
-        };
-        self.apply_peer(world, to, &change);
-    }
-
     /// Sets the link's MTU and what follows from it.
     pub fn set_mtu(&mut self, mtu: u16) -> meshd_os::Result<()> {
         self.net.set_mtu(mtu)?;
@@ -444,77 +323,4 @@ fn placed(name: &str, space: Option<&Space>) -> Result<NetDev, Failure> {
     }
     space.bring(here.index()).map_err(fail)?;
     NetDev::find_there(name, netlink).map_err(fail)
-}
-
-/// An endpoint that needs no look-up.
-pub fn literal(endpoint: &Endpoint) -> Option<SocketAddr> {
-    match endpoint.host {
-        Host::Addr(ip) => Some(SocketAddr::new(ip, endpoint.port)),
-        Host::Name(_) => None,
-    }
-}
-
-fn from_socket(at: SocketAddr) -> Endpoint {
-    Endpoint {
-        host: Host::Addr(at.ip()),
-        port: at.port(),
-    }
-}
-
-fn to_private(key: &Secret) -> PrivateKey {
-    PrivateKey::new(*key.expose())
-}
-
-fn from_private(key: &PrivateKey) -> Secret {
-    Secret::new(*key.expose())
-}
-
-fn to_network(cidr: &Cidr) -> Option<Network> {
-    Network::new(cidr.addr, cidr.prefix)
-}
-
-fn from_network(network: &Network) -> Cidr {
-    Cidr {
-        addr: network.address(),
-        prefix: network.prefix(),
-    }
-}
-
-/// A failure of the interface `name`.
-pub fn failure(name: &str, error: meshd_os::Error) -> Failure {
-    let hint = match error.kind() {
-        ErrorKind::PermissionDenied => "it needs CAP_NET_ADMIN",
-        _ => "",
-    };
-    Failure::new(format!("interface {name}"), error, hint)
-}
-
-/// The port belongs to somebody else.
-pub fn port_taken(name: &str, port: u16) -> Failure {
-    Failure::new(
-        format!("interface {name}"),
-        format!("UDP port {port} is taken by another program"),
-        format!("choose another port, or see who has it with `ss -lunp sport = :{port}`"),
-    )
-}
-
-/// A link that isn't ours has the name.
-pub fn foreign_link(name: &str) -> Failure {
-    Failure::new(
-        format!("interface {name}"),
-        "another interface has that name",
-        format!("rename or delete it (`ip link show {name}`), or name the mesh otherwise"),
-    )
-}
-
-fn tun_failure(name: &str, error: &TunError) -> Failure {
-    let hint = match error {
-        TunError::NameTaken => return foreign_link(name),
-        TunError::Missing => "load the module `tun`, or give the container /dev/net/tun",
-        TunError::Forbidden => {
-            "it needs CAP_NET_ADMIN, and /dev/net/tun of mode 0666 as udev makes it"
-        }
-        _ => "",
-    };
-    Failure::new(format!("interface {name}"), error, hint)
 }
