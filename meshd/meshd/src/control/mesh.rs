@@ -203,51 +203,6 @@ impl Mesh {
         ready.map_err(|error| failure(&self.name, error))
     }
 
-    /// That `loaded` can't be taken live before a network namespace is handed over.
-    pub(super) fn lacks_space(&self, loaded: &Loaded) -> Option<Failure> {
-        let namespace = space::wanted(loaded.conf.as_ref())?;
-        let has = self
-            .engine
-            .spaces
-            .iter()
-            .any(|space| space.name == namespace);
-        (!has).then(|| space::missing(&self.name, namespace))
-    }
-
-    /// Holds a network namespace, in the place of one of that name.
-    pub(super) fn keep_space(&mut self, space: Space) {
-        let of_that_name = |known: &Space| known.name == space.name;
-        if let Some(at) = self.engine.spaces.iter().position(of_that_name) {
-            self.engine
-                .spaces
-                .swap_remove(at)
-                .forget(&self.engine.store);
-        }
-        space.keep(&self.engine.store);
-        self.engine.spaces.push(space);
-    }
-
-    /// Lets go of the network namespaces that no configuration names any more.
-    pub(super) fn settle_spaces(&mut self) {
-        let loaded = [
-            Some(&self.confirmed),
-            self.switched.as_ref(),
-            self.staged.as_ref(),
-        ];
-        let named: Vec<String> = loaded
-            .into_iter()
-            .flatten()
-            .filter_map(|loaded| space::wanted(loaded.conf.as_ref()).map(str::to_owned))
-            .collect();
-        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.engine.spaces)
-            .into_iter()
-            .partition(|space| named.contains(&space.name));
-        self.engine.spaces = kept;
-        for space in gone {
-            space.forget(&self.engine.store);
-        }
-    }
-
     /// How a signal to end is meant. A service manager sends the same one for a stop and for a restart; it holds the
     /// descriptors until it knows that nobody comes, so they are left to it. Our own supervisor sends it for a stop alone.
     fn ending_by_signal(&self) -> Ending {

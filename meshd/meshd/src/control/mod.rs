@@ -19,6 +19,7 @@ mod path_mtu;
 mod requests;
 mod running;
 pub mod space;
+mod spaces;
 mod store;
 mod upkeep;
 pub mod wire;

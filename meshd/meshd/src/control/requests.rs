@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use meshd_proto::Time;
 
-use super::conversation::Conversation;
 use super::mesh::{to_duration, Ending, Link, Mesh};
-use super::space::{self, Space};
 use super::wire::{Request, Response, WireFailure, MAX_LINE};
 use super::{live, loaded::Loaded, world};
 use crate::conf::Secret;
@@ -148,29 +146,6 @@ impl Mesh {
             Ok(None) => {}
             Err(failures) => self.answer(token, &failures.into()),
         }
-    }
-
-    /// A network namespace was handed over: what waits for it is taken live.
-    fn space_comes(&mut self, token: u64, namespace: &str) -> Result<(), Vec<Failure>> {
-        let conversation = self.conversations.get_mut(&token);
-        let fds = conversation.map_or(Vec::new(), Conversation::take_fds);
-        let Some(space) = Space::from_fds(namespace, fds) else {
-            let what = format!("network namespace {namespace}");
-            return Err(Failure::new(what, "its descriptors did not come along", "").into());
-        };
-        let lives_there = space::wanted(self.in_force().conf.as_ref()) == Some(namespace);
-        if !self.engine.spaces.iter().any(|known| known.is(&space)) {
-            // The name means another namespace now; the link goes there.
-            if lives_there {
-                self.engine.destroy();
-            }
-            self.keep_space(space);
-        }
-        // Nor is it live when that failed the last time.
-        if lives_there && self.engine.interface.is_none() {
-            self.take_live(&self.in_force().clone())?;
-        }
-        Ok(())
     }
 
     fn stage(&mut self, id: &str, conf: &str, key: Option<&str>) -> Result<(), Vec<Failure>> {
