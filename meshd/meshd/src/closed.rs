@@ -168,8 +168,8 @@ pub fn tables(conf: &Conf) -> Vec<u32> {
     tables
 }
 
-/// The tables that twins of ours are found in.
-pub const TWINS_IN: [u32; 2] = [MESH, REST];
+/// The routing tables of a closed host.
+pub const TABLES: [u32; 2] = [MESH, REST];
 
 /// SO_MARK of the outer socket; 0: none.
 pub fn mark(conf: &Conf) -> u32 {

@@ -178,7 +178,7 @@ impl Guard {
         }
         let mut twins = Vec::new();
         if !rules.is_empty() {
-            for table in closed::TWINS_IN {
+            for table in closed::TABLES {
                 twins.extend(self.netlink.routes_of_no_link(table).map_err(fail)?);
             }
         }

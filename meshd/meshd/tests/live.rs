@@ -155,10 +155,17 @@ fn every_key_changes_live_and_who_is_not_concerned_notices_nothing() {
     there_and_back(&a, &conf(&mesh, "Table = 4711\n", ""), &confirmed, || {
         look("a table")
     });
+    for closed in [
+        "KillSwitch = on\nKillSwitchAllow = tcp/22\n",
+        "KillSwitch = on\nFwMark = 7\n",
+    ] {
+        there_and_back(&a, &conf(&mesh, closed, ""), &confirmed, || {
+            look("the kill switch")
+        });
+    }
+    let all = base.replace("fd77::2/128", "fd77::2/128, 0.0.0.0/0, ::/0");
+    there_and_back(&a, &all, &confirmed, || look("everything through a peer"));
     let counts = flow.end();
-    // The kill switch changes rules and routes: a packet may be refused between two of them, and none leaks.
-    let closed = conf(&mesh, "KillSwitch = on\nKillSwitchAllow = tcp/22\n", "");
-    there_and_back(&a, &closed, &confirmed, || look("the kill switch"));
     eprintln!("{} changes there and back: {counts:?}", changes.len());
     assert_eq!(counts.sent, counts.received, "{counts:?}");
 }

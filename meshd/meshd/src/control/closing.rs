@@ -15,19 +15,32 @@ impl Mesh {
     pub(super) fn take_live_closed(&mut self, loaded: &Loaded) -> Result<(), Failure> {
         // A confirmed configuration that can't be read may be one that wants the host closed.
         if loaded.conf.is_none() && self.unread {
-            return live::take(&mut self.engine, &self.name, loaded);
+            return live::take(&mut self.engine, &self.name, loaded, false);
         }
         let before = self.guard.held().cloned();
         let wanted = self.closed(loaded);
+        let opens = wanted == Closed::default() && self.guard.is_closed();
+        let mut prepared = Vec::new();
         if wanted != Closed::default() {
-            self.guard.set(&wanted)?;
+            prepared = live::prepare(&mut self.engine, loaded)?;
+            if let Err(failure) = self.guard.set(&wanted) {
+                live::take_back(&mut self.engine, &prepared);
+                return Err(failure);
+            }
         }
-        let taken = live::take(&mut self.engine, &self.name, loaded);
+        let taken = live::take(&mut self.engine, &self.name, loaded, opens);
         // Now the port is known, and what isn't wanted any more can go.
         let result = taken.and_then(|()| self.guard.set(&self.closed(loaded)));
         if let (Err(_), Some(before)) = (&result, before) {
             if let Err(failure) = self.guard.set(&before) {
                 eprintln!("meshd: warning: going back: {failure}");
+            }
+            live::take_back(&mut self.engine, &prepared);
+        }
+        if result.is_ok() && opens {
+            // Open it is, whatever is left behind in tables that nobody asks any more.
+            if let Err(failure) = live::take(&mut self.engine, &self.name, loaded, false) {
+                eprintln!("meshd: warning: {failure}");
             }
         }
         result

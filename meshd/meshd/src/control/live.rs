@@ -8,7 +8,7 @@ use super::world;
 use crate::closed;
 use crate::conf::Conf;
 use crate::failure::Failure;
-use crate::reload::{steps, Setup, Step};
+use crate::reload::{steps, Change, Put, Route, Setup, Step};
 use meshd_os::netlink::Netlink;
 use meshd_os::udp::{UdpOptions, UdpPair};
 
@@ -46,8 +46,47 @@ pub fn check(engine: &Engine, name: &str, loaded: &Loaded) -> Result<(), Failure
     Ok(())
 }
 
-/// Makes what is so into what `loaded` wants. On failure everything is as before, as far as the kernel lets us.
-pub fn take(engine: &mut Engine, name: &str, loaded: &Loaded) -> Result<(), Failure> {
+/// What an interface that is there needs before the host is closed around it, so that not one packet is refused: the mark
+/// of the tunnel's own packets, and routes in the tables which the rules will ask. Nobody looks there before. Returns the
+/// steps that take it back.
+pub fn prepare(engine: &mut Engine, loaded: &Loaded) -> Result<Vec<Step>, Failure> {
+    let Some(interface) = &engine.interface else {
+        return Ok(Vec::new());
+    };
+    let found = interface.observe(&closed::TABLES)?;
+    let wanted = wanted(engine, loaded);
+    let (Some(found), Some(wanted)) = (found.filter(|found| found.up), wanted) else {
+        return Ok(Vec::new());
+    };
+    let mut steps = Vec::new();
+    if found.fwmark != wanted.fwmark {
+        steps.push(Step::FwMark(Change {
+            from: found.fwmark,
+            to: wanted.fwmark,
+        }));
+    }
+    let missing = wanted.routes.difference(&found.routes);
+    let missing = missing.filter(|route| closed::TABLES.contains(&route.table));
+    steps.extend(missing.map(|route| Step::Route(Put::Add, *route)));
+    run(engine, &steps)?;
+    Ok(steps.iter().rev().filter_map(Step::inverse).collect())
+}
+
+/// Takes back what [`prepare`] did.
+pub fn take_back(engine: &mut Engine, steps: &[Step]) {
+    if let Err(failure) = run(engine, steps) {
+        eprintln!("meshd: warning: going back: {failure}");
+    }
+}
+
+/// Makes what is so into what `loaded` wants. On failure everything is as before, as far as the kernel lets us. With
+/// `still_closed` what a closed host needs stays (see [`prepare`]), until it is called again without.
+pub fn take(
+    engine: &mut Engine,
+    name: &str,
+    loaded: &Loaded,
+    still_closed: bool,
+) -> Result<(), Failure> {
     let tables = loaded.conf.as_ref().map_or(Vec::new(), closed::tables);
     let mut found = None;
     let namespace = space::wanted(loaded.conf.as_ref());
@@ -80,7 +119,12 @@ pub fn take(engine: &mut Engine, name: &str, loaded: &Loaded) -> Result<(), Fail
         found = Some(blank_or_inherited(engine, &tables)?);
     }
     let mtu_before = engine.interface.as_ref().and_then(|live| live.found_mtu);
-    let wanted = wanted(engine, loaded);
+    let mut wanted = wanted(engine, loaded);
+    if let (true, Some(found), Some(wanted)) = (still_closed, &found, &mut wanted) {
+        wanted.fwmark = found.fwmark;
+        let closed = |route: &&Route| closed::TABLES.contains(&route.table);
+        wanted.routes.extend(found.routes.iter().filter(closed));
+    }
     let result = match (&mut engine.interface, &wanted) {
         (Some(_), None) => {
             engine.destroy();
@@ -104,6 +148,9 @@ pub fn take(engine: &mut Engine, name: &str, loaded: &Loaded) -> Result<(), Fail
                 interface.outer.keep_port();
             }
             interface.routes_in = tables;
+            if still_closed {
+                interface.routes_in.extend(closed::TABLES);
+            }
             if let Err(error) = interface.net.settle_forwarding() {
                 eprintln!("meshd: warning: {name}: {error}");
             }
