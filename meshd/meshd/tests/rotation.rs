@@ -56,6 +56,24 @@ impl Keys {
     }
 }
 
+/// Two hosts that have shaken hands with their old keys.
+fn pair() -> Option<([Host; 2], Keys)> {
+    let mut both = hosts::<2>()?;
+    let made = Keys::new();
+    for (n, host) in (1..).zip(both.iter_mut()) {
+        host.run(NAME);
+        host.apply(NAME, &made.conf(n, Stage::Old));
+    }
+    both[0].until("answered", |host| host.pings("10.77.0.2"));
+    Some((both, made))
+}
+
+fn moved(host: &Host) {
+    host.until("the session has moved", |host| {
+        peer(host)["rotation"] == "moved"
+    });
+}
+
 fn peer(host: &Host) -> serde_json::Value {
     host.status(NAME)["peers"][0].clone()
 }
@@ -88,14 +106,8 @@ fn nothing_lost(flows: Vec<Flow>) {
 
 #[test]
 fn keys_change_under_traffic_and_nothing_is_lost() {
-    let Some(mut both) = hosts::<2>() else { return };
-    let made = Keys::new();
-    for (n, host) in (1..).zip(both.iter_mut()) {
-        host.run(NAME);
-        host.apply(NAME, &made.conf(n, Stage::Old));
-    }
+    let Some((both, made)) = pair() else { return };
     let [a, b] = &both;
-    a.until("answered", |host| host.pings("10.77.0.2"));
     let flows = vec![
         Flow::begin(a, b, "10.77.0.2", 300, 800),
         Flow::begin(b, a, "fd77::1", 300, 800),
@@ -105,11 +117,8 @@ fn keys_change_under_traffic_and_nothing_is_lost() {
     assert_eq!(peer(a)["rotation"], "waiting");
     assert_eq!(peer(a)["next_public_key"], made.own[1][1].1.as_str());
     apply(b, &made.conf(2, Stage::Both));
-    for host in [a, b] {
-        host.until("the session has moved", |host| {
-            peer(host)["rotation"] == "moved"
-        });
-    }
+    moved(a);
+    moved(b);
     if installed("wg") {
         let shown = a.sh("wg show prod dump");
         let mut lines = shown.lines();
@@ -138,22 +147,13 @@ fn keys_change_under_traffic_and_nothing_is_lost() {
 
 #[test]
 fn a_switch_that_is_not_confirmed_takes_the_keys_back() {
-    let Some(mut both) = hosts::<2>() else { return };
-    let made = Keys::new();
-    for (n, host) in (1..).zip(both.iter_mut()) {
-        host.run(NAME);
-        host.apply(NAME, &made.conf(n, Stage::Old));
-    }
+    let Some((both, made)) = pair() else { return };
     let [a, b] = &both;
-    a.until("answered", |host| host.pings("10.77.0.2"));
     for (n, host) in [(1, a), (2, b)] {
         apply(host, &made.conf(n, Stage::Both));
     }
-    for host in [a, b] {
-        host.until("the session has moved", |host| {
-            peer(host)["rotation"] == "moved"
-        });
-    }
+    moved(a);
+    moved(b);
     let flows = vec![
         Flow::begin(a, b, "10.77.0.2", 300, 100),
         Flow::begin(b, a, "10.77.0.1", 300, 100),

@@ -242,17 +242,13 @@ fn replies_leave_from_where_the_question_went_and_a_dead_source_is_given_up() {
                 ip: address.ip,
                 ifindex: lo,
             };
+            let send = |segments: usize| {
+                let run = vec![5; 100 * segments];
+                let sent = socket.send(&run, 100, &target, Some(&source), 0, true);
+                sent.unwrap()
+            };
             for segments in [1, 3] {
-                let sent = socket
-                    .send(
-                        &vec![5; 100 * segments],
-                        100,
-                        &target,
-                        Some(&source),
-                        0,
-                        true,
-                    )
-                    .unwrap();
+                let sent = send(segments);
                 assert!(!sent.source_refused);
                 let (got, _) = receive(socket);
                 assert_eq!(got.len(), segments);
@@ -263,16 +259,7 @@ fn replies_leave_from_where_the_question_went_and_a_dead_source_is_given_up() {
             }
             netlink.delete_address(lo, address).unwrap();
             for segments in [1, 3] {
-                let sent = socket
-                    .send(
-                        &vec![5; 100 * segments],
-                        100,
-                        &target,
-                        Some(&source),
-                        0,
-                        true,
-                    )
-                    .unwrap();
+                let sent = send(segments);
                 assert!(sent.source_refused && !sent.segmenting_refused);
                 assert_eq!(receive(socket).0.len(), segments);
             }
