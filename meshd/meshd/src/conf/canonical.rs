@@ -7,7 +7,7 @@
 use meshd_proto::PublicKey;
 
 use super::key::ToBase64;
-use super::{Conf, PrivateKey, Table};
+use super::{Conf, Endpoint, PrivateKey, Secret, Table};
 
 /// The canonical text of `conf`; the empty text when absent. `file_key` is the public key of a private key that is kept
 /// in a file; without it the line is left out.
@@ -54,29 +54,13 @@ pub fn canonical(conf: Option<&Conf>, file_key: Option<PublicKey>) -> String {
     let mut peers: Vec<_> = conf.peers.iter().collect();
     peers.sort_by_key(|peer| peer.public_key);
     for peer in peers {
-        let mut section = Section::new(&mut text, "Peer");
-        section.value("Name", peer.name.as_ref());
-        section.value("PublicKey", Some(peer.public_key.to_base64()));
-        section.value(
-            "NextPublicKey",
-            peer.next_public_key.map(|key| key.to_base64()),
-        );
-        section.value(
-            "PresharedKey",
-            peer.preshared_key.as_ref().map(|key| key.fingerprint()),
-        );
-        section.value(
-            "NextPresharedKey",
-            peer.next_preshared_key
-                .as_ref()
-                .map(|key| key.fingerprint()),
-        );
-        section.list("AllowedIPs", &peer.allowed_ips);
-        section.value("Endpoint", peer.endpoint.as_ref());
-        section.value(
-            "PersistentKeepalive",
-            Some(peer.keepalive).filter(|seconds| *seconds != 0),
-        );
+        let keys = PeerKeys {
+            current: &peer.public_key,
+            next: peer.next_public_key.as_ref(),
+            preshared: [&peer.preshared_key, &peer.next_preshared_key].map(Option::as_ref),
+        };
+        let mut section = Section::peer(&mut text, peer.name.as_ref(), &keys);
+        section.reach(&peer.allowed_ips, peer.endpoint.as_ref(), peer.keepalive);
         section.value("Expires", peer.expires);
     }
     text
@@ -89,6 +73,16 @@ pub fn table(table: Table) -> Option<String> {
         Table::Off => Some("off".to_owned()),
         Table::Number(number) => Some(number.to_string()),
     }
+}
+
+/// The keys of a peer as they are shown: the preshared ones by their fingerprints.
+pub struct PeerKeys<'k> {
+    /// Its name among the peers.
+    pub current: &'k PublicKey,
+    /// What it changes to.
+    pub next: Option<&'k PublicKey>,
+    /// The preshared key, and what it changes to.
+    pub preshared: [Option<&'k Secret>; 2],
 }
 
 /// Writes one section; what has no value is left out.
@@ -104,6 +98,31 @@ impl<'t> Section<'t> {
         }
         text.push_str(&format!("[{name}]\n"));
         Self { text }
+    }
+
+    /// Begins a `[Peer]` with its name and keys.
+    pub fn peer(text: &'t mut String, name: Option<&String>, keys: &PeerKeys<'_>) -> Self {
+        let mut section = Self::new(text, "Peer");
+        let [preshared, next_preshared] = keys.preshared.map(|key| key.map(Secret::fingerprint));
+        section.value("Name", name);
+        section.value("PublicKey", Some(keys.current.to_base64()));
+        section.value("NextPublicKey", keys.next.map(ToBase64::to_base64));
+        section.value("PresharedKey", preshared);
+        section.value("NextPresharedKey", next_preshared);
+        section
+    }
+
+    /// Where a peer is, and for what.
+    pub fn reach(
+        &mut self,
+        allowed_ips: &[impl ToString],
+        endpoint: Option<&Endpoint>,
+        keepalive: u16,
+    ) {
+        self.list("AllowedIPs", allowed_ips);
+        self.value("Endpoint", endpoint);
+        let keepalive = Some(keepalive).filter(|seconds| *seconds != 0);
+        self.value("PersistentKeepalive", keepalive);
     }
 
     /// One line, if there is a value.

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 use meshd_proto::PublicKey;
 
-pub use canonical::{canonical, table, Section};
+pub use canonical::{canonical, table, PeerKeys, Section};
 pub use key::{Secret, ToBase64};
 pub use parse::parse;
 pub use time::UtcTime;

@@ -8,7 +8,9 @@ use meshd_proto::{PeerStatus as CoreStatus, PublicKey, Rotation, Trouble, PATH_F
 use super::mesh::Mesh;
 use super::world;
 use crate::closed;
-use crate::conf::{table, Cidr, Conf, Endpoint, Host, Peer, Section, Table, ToBase64, UtcTime};
+use crate::conf::{
+    table, Cidr, Conf, Endpoint, Host, Peer, PeerKeys, Section, Table, ToBase64, UtcTime,
+};
 use crate::failure::Failure;
 use crate::reload::{PeerSetup, Setup};
 use crate::report::{PeerStatus, Report, State, Status, SCHEMA, VERSION};
@@ -288,29 +290,15 @@ fn text(
     }
     for (key, peer) in &peers {
         let known = configured.get(key);
-        let mut section = Section::new(&mut text, "Peer");
-        section.value("Name", known.and_then(|peer| peer.name.as_ref()));
-        section.value("PublicKey", Some(key.to_base64()));
-        section.value(
-            "NextPublicKey",
-            peer.next_public_key.map(|key| key.to_base64()),
-        );
-        section.value(
-            "PresharedKey",
-            peer.preshared_key.as_ref().map(|key| key.fingerprint()),
-        );
-        section.value(
-            "NextPresharedKey",
-            peer.next_preshared_key
-                .as_ref()
-                .map(|key| key.fingerprint()),
-        );
-        section.list("AllowedIPs", &peer.allowed_ips.iter().collect::<Vec<_>>());
-        section.value("Endpoint", peer.endpoint.as_ref());
-        section.value(
-            "PersistentKeepalive",
-            Some(peer.keepalive).filter(|seconds| *seconds != 0),
-        );
+        let keys = PeerKeys {
+            current: key,
+            next: peer.next_public_key.as_ref(),
+            preshared: [&peer.preshared_key, &peer.next_preshared_key].map(Option::as_ref),
+        };
+        let name = known.and_then(|peer| peer.name.as_ref());
+        let mut section = Section::peer(&mut text, name, &keys);
+        let allowed_ips: Vec<_> = peer.allowed_ips.iter().collect();
+        section.reach(&allowed_ips, peer.endpoint.as_ref(), peer.keepalive);
         section.value("Expires", known.and_then(|peer| peer.expires));
     }
     text
