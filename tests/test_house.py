@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,3 +178,34 @@ def test_a_file_says_what_it_is_and_fits_the_head(path: Path) -> None:
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text)), f"{path.name} doesn't say what it is"
     assert len(text.splitlines()) <= 430, f"{path.name}: a file one can't hold in the head is two files"
+
+
+# The daemon's rooms: which crate may use which, and the two that may say `unsafe` (ARCHITECTURE.md, "The rooms").
+CRATES: dict[str, set[str]] = {
+    "os": set(),
+    "aead": set(),
+    "proto": {"aead"},
+    "packet": {"proto", "os"},
+    "meshd": {"proto", "os", "packet"},
+    "fuzz": {"proto", "os", "aead", "packet", "meshd"},
+}
+UNSAFE = {"os", "aead"}
+
+
+@pytest.mark.parametrize("crate", CRATES)
+def test_a_crate_uses_what_is_below_it_and_forbids_unsafe(crate: str) -> None:
+    folder = ROOT / "meshd" / crate
+    manifest = tomllib.loads((folder / "Cargo.toml").read_text())
+    used = {
+        Path(wants["path"]).name
+        for wants in manifest["dependencies"].values()
+        if isinstance(wants, dict) and "path" in wants
+    }
+    assert used == CRATES[crate], f"{crate} uses {sorted(used)}: rules know no kernel, doors know no rules"
+    forbids = "#![forbid(unsafe_code)]" in (folder / "src" / "lib.rs").read_text()
+    assert forbids == (crate not in UNSAFE), f"{crate}: unsafe has its reasons in os and aead, and nowhere else"
+
+
+def test_every_crate_has_its_room() -> None:
+    members = tomllib.loads((ROOT / "meshd" / "Cargo.toml").read_text())["workspace"]["members"]
+    assert sorted(members) == sorted(CRATES)
