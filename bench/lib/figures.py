@@ -91,7 +91,7 @@ def _pings(pair: Pair, count: int, interval: float) -> list[float]:
 
 
 def _ping_idle(pair: Pair, seconds: int) -> Values:
-    times = _pings(pair, 200 * seconds, 0.002)
+    times = _pings(pair, 1000 * seconds, 0.001)
     return {"ping_p50_us": statistics.median(times), "ping_p99_us": times[int(len(times) * 0.99)]}
 
 

@@ -33,6 +33,26 @@ def machine() -> str:
     return f"{model}, {cores} cores, Linux {platform.release()}"
 
 
+def take_up(samples: Samples, earlier: Path, daemons: list[Daemon]) -> list[Daemon]:
+    """Puts the samples of an earlier run in front, and gives the daemons to report: its own and `daemons`.
+
+    Another machine or another version is a ValueError.
+    """
+    document = json.loads(earlier.read_text())
+    if document["machine"] != machine():
+        raise ValueError(f"{earlier} was taken on another machine")
+    env = document["env"]
+    known = {name: Daemon(name, version, None, env=env.get(name, {})) for name, version in document["versions"].items()}
+    for daemon in daemons:
+        before = known.setdefault(daemon.name, daemon)
+        if (before.version, before.env) != (daemon.version, daemon.env):
+            raise ValueError(f"{earlier} was taken with another {daemon.name}")
+    for figure, by_daemon in document["samples"].items():
+        for name, values in by_daemon.items():
+            samples.values[figure][name] += values
+    return list(known.values())
+
+
 def as_json(samples: Samples, daemons: list[Daemon]) -> str:
     """Everything, for later comparison."""
     document = {
