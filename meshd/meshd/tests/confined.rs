@@ -46,7 +46,7 @@ fn every_thread_is_confined_and_a_whole_life_goes_on() {
         .filter_map(|(name, fields)| Some((name, fields.split(' ').nth(16)?)))
         .filter(|(name, _)| name.starts_with("meshd-"))
         .collect();
-    let expected = [("meshd-tx0", "0"), ("meshd-rx0", "-6")];
+    let expected = [("meshd-tx0", "0"), ("meshd-rx0", "-2")];
     assert_eq!(nice[..2], expected, "packets come before programs");
     // Everything a daemon does beside that, under the filter: names, another port, a rollback, `wg`, an end.
     let more = mesh
