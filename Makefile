@@ -85,6 +85,7 @@ KILLS := 400
 PINGS := 60000
 
 nightly: setup-nightly
+	@RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=meshd/target/loom $(CARGO) test $(RUST) --quiet --package meshd-proto --lib every_order
 	@meshd/fuzz/run $(FUZZ_SECONDS)
 	@MESHD_KILLS=$(KILLS) MESHD_PINGS=$(PINGS) $(CARGO) test $(RUST) --quiet --package meshd --test continuity -- --nocapture
 	@SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test $(RUST) --quiet --release --package meshd --test soak -- --nocapture

@@ -73,6 +73,7 @@
 #![forbid(unsafe_code)]
 
 mod allowed_ips;
+mod atomic;
 mod cookie;
 mod crypto;
 mod device;

@@ -5,13 +5,15 @@
 //! (the daemon writes an eventfd). An idle device never rings.
 //!
 //! A [`Mark`] is a timer shared between the planes: packet threads store when it started or clear it, both with plain
-//! atomics; the control thread watches it with a deadline of its own, and is told only when nobody watches yet.
+//! atomics; the control thread watches it with a deadline of its own, and is told only when nobody watches yet. Two words, two
+//! threads, each writes one and then reads the other: without the fences between, both could read the old value (on ARM; x86
+//! happens to be stricter), and a timer would run that nobody watches. loom tries it.
 
 use core::ops::{BitOr, BitOrAssign};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 use core::time::Duration;
-use std::sync::Mutex;
 
+use crate::atomic::{fence, AtomicBool, AtomicU64, Mutex};
 use crate::time::Time;
 
 /// Whether the control thread must be woken so that it calls [`crate::Device::attend`].
@@ -106,7 +108,9 @@ impl Mark {
     #[inline]
     pub fn start(&self, now: Time) -> bool {
         if !self.running() {
-            self.since.store(now.0.max(1), Ordering::SeqCst);
+            self.since.store(now.0.max(1), Ordering::Relaxed);
+            // Against `look`. When it ran before, the other's look sees that, or a clear that came after this start.
+            fence(Ordering::SeqCst);
         }
         !self.watched.load(Ordering::Relaxed) && !self.watched.swap(true, Ordering::SeqCst)
     }
@@ -143,7 +147,9 @@ impl Mark {
     pub fn look(&self, now: Time, period: Duration) -> Found {
         match self.deadline(period) {
             None => {
-                self.watched.store(false, Ordering::SeqCst);
+                self.watched.store(false, Ordering::Relaxed);
+                // Against `start`.
+                fence(Ordering::SeqCst);
                 // Started between our two looks by somebody who saw it still watched: watch on.
                 match self.deadline(period) {
                     Some(deadline) if !self.watched.swap(true, Ordering::SeqCst) => {
@@ -160,13 +166,77 @@ impl Mark {
         }
     }
 
-    /// For the control thread: clear and unwatched.
+    /// For the control thread: clear and unwatched. In this order: whoever starts it anew has seen it clear, and with that
+    /// (`Release`, and the fence in `start`) that nobody watches. Who finds it running in between is as one who came before.
     pub fn reset(&self) {
-        self.since.store(0, Ordering::SeqCst);
-        self.watched.store(false, Ordering::SeqCst);
+        self.watched.store(false, Ordering::Relaxed);
+        self.since.store(0, Ordering::Release);
     }
 }
 
+#[cfg(loom)]
+#[cfg(test)]
+mod orders {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    const PERIOD: Duration = Duration::from_nanos(10);
+
+    /// Started while the control thread looks at a mark that was cleared: one of the two watches it from then on.
+    #[test]
+    fn every_order_of_a_start_and_a_look_leaves_somebody_watching() {
+        loom::model(|| {
+            let mark = Arc::new(Mark::default());
+            assert!(mark.start(Time(1)));
+            mark.clear();
+            let starting = {
+                let mark = mark.clone();
+                thread::spawn(move || mark.start(Time(5)))
+            };
+            let found = mark.look(Time(11), PERIOD);
+            let announced = starting.join().unwrap();
+            assert!(mark.running());
+            let watching = matches!(found, Found::Later(_));
+            assert!(announced != watching, "{announced} {found:?}");
+            assert!(mark.watched());
+        });
+    }
+
+    /// Started while an older start runs out: if it runs afterwards, somebody watches or is told to.
+    #[test]
+    fn every_order_of_a_start_and_an_end_leaves_no_one_waiting_for_nothing() {
+        loom::model(|| {
+            let mark = Arc::new(Mark::default());
+            assert!(mark.start(Time(1)));
+            let starting = {
+                let mark = mark.clone();
+                thread::spawn(move || mark.start(Time(11)))
+            };
+            assert_eq!(mark.look(Time(11), PERIOD), Found::Due);
+            let announced = starting.join().unwrap();
+            assert!(!mark.running() || announced);
+            assert_eq!(mark.watched(), announced);
+        });
+    }
+
+    /// Two packet threads start it at once, while nobody watches: one of them says so.
+    #[test]
+    fn every_order_of_two_starts_announces_once() {
+        loom::model(|| {
+            let mark = Arc::new(Mark::default());
+            let other = {
+                let mark = mark.clone();
+                thread::spawn(move || mark.start(Time(5)))
+            };
+            let ours = mark.start(Time(6));
+            assert!(ours != other.join().unwrap());
+            assert!(mark.running() && mark.watched());
+        });
+    }
+}
+
+#[cfg(not(loom))]
 #[cfg(test)]
 mod tests {
     use super::*;
