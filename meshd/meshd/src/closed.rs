@@ -12,7 +12,8 @@
 //! by the user id of the process that made the socket, and everybody else's go as if there were no default. Mesh networks
 //! are the mesh's for everybody.
 //!
-//! It is wanted with `KillSwitch = on`, and for a family of which a peer is the default way (`AllowedIPs = 0.0.0.0/0`).
+//! It is wanted with `KillSwitch = on` or `RouteUsers`, and for a family of which a peer is the default way (`AllowedIPs =
+//! 0.0.0.0/0`).
 //! What still leaves by another link, and nothing else (`filters.rs` has the list):
 //! - the tunnel's own packets, known by their mark;
 //! - DHCP, neighbour discovery and multicast listener reports of IPv6 (ARP isn't IP and isn't filtered);
@@ -113,12 +114,20 @@ fn families(conf: &Conf) -> Vec<Family> {
     if conf.interface.table != conf::Table::Auto || conf.interface.namespace.is_some() {
         return Vec::new();
     }
-    let default_of = |family| {
-        let mut networks = conf.peers.iter().flat_map(|peer| &peer.allowed_ips);
-        networks.any(|net| Family::of(net.addr) == family && is_default(net))
-    };
-    let closed = |family: &Family| conf.interface.kill_switch || default_of(*family);
+    // Users who are kept in are kept in: what asks for an IPv6 address first would go past a peer that is IPv4's way alone.
+    let both = conf.interface.kill_switch || !conf.interface.route_users.is_empty();
+    let defaults = defaults(conf);
+    let closed = |family: &Family| both || defaults.contains(family);
     Family::BOTH.into_iter().filter(closed).collect()
+}
+
+/// The families of which a peer is the default way.
+pub fn defaults(conf: &Conf) -> Vec<Family> {
+    let default_of = |family: &Family| {
+        let mut networks = conf.peers.iter().flat_map(|peer| &peer.allowed_ips);
+        networks.any(|net| Family::of(net.addr) == *family && is_default(net))
+    };
+    Family::BOTH.into_iter().filter(default_of).collect()
 }
 
 /// The default network, or one of the halves that people write in its place.

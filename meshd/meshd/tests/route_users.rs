@@ -238,6 +238,19 @@ fn some_users_go_through_a_peer_and_by_no_other_way() {
     });
     assert_users_apart(&scene, "another list was taken back");
 
+    // A default of one family alone: the other has no way for them, there and back.
+    let id = scene
+        .closed
+        .stage(NAME, &conf("alice, 2000-2999").replace(", ::/0", ""));
+    let switch = ["switch", NAME, "--id", &id, "--within", "60"];
+    while_alice_sends(&mut scene, "IPv4's default alone", |scene| {
+        scene.closed.meshd(&switch);
+    });
+    assert_users_apart(&scene, "IPv4's default alone is there");
+    while_alice_sends(&mut scene, "both defaults again", |scene| {
+        scene.closed.meshd(&["rollback", NAME]);
+    });
+
     let daemon = while_alice_sends(&mut scene, "kill -9 and a start", |scene| {
         scene.closed.kill(daemon);
         scene.closed.run(NAME)

@@ -247,3 +247,21 @@ fn the_default_of_some_users_leaves_the_others_alone() {
     );
     assert!(may_answer(&conf, "198.51.100.9".parse().unwrap(), 22));
 }
+
+#[test]
+fn users_with_a_way_of_one_family_have_none_of_the_other() {
+    for (allowed, family) in [("0.0.0.0/0", Family::V6), ("::/0", Family::V4)] {
+        let closed = wanted("RouteUsers = 1001, 2000-2999", allowed);
+        let last = Rule {
+            uids: Some(2000..=2999),
+            protocol: PROTO_KERNEL,
+            ..Rule::new(family, 5251, meshd_os::netlink::RuleAction::Unreachable)
+        };
+        assert!(closed.rules.contains(&last), "{allowed}");
+        let rules = closed.table.unwrap().rules;
+        assert!(
+            !rules.contains(&Filter::accept(vec![Match::Family(family)])),
+            "{allowed}"
+        );
+    }
+}

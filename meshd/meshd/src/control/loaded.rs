@@ -158,7 +158,7 @@ fn route_users_beyond_us(conf: &Conf) -> Option<(&'static str, &'static str)> {
     } else if interface.namespace.is_some() {
         let why = "in a namespace there is no other way for anybody";
         Some((why, "remove one of the two lines"))
-    } else if !closed::is_wanted(conf) {
+    } else if closed::defaults(conf).is_empty() {
         let why = "no peer is a default way";
         Some((why, "give one AllowedIPs = 0.0.0.0/0, ::/0"))
     } else {
