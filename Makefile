@@ -3,6 +3,7 @@
 #   make demo    set everything up, bring a mesh up on lab hosts of this machine, show it working, take it down
 #   make test    set everything up, run all tests (root brings the real hosts; without root they say why they are left out)
 #   make check   the fast half: lint, types, pure tests; no root, no containers
+#   make release the daemon as it is shipped, half as large: minutes, and more packages
 #   make nightly what takes long: fuzzing, hundreds of kills and upgrades, a soak of half an hour, another kernel
 #
 # Everything lands in .venv, build and meshd/target; nothing outside the checkout but system packages (.ci/packages).
@@ -15,11 +16,11 @@ RUST := --manifest-path meshd/Cargo.toml
 # pytest-xdist would make hosts collide; the tests that need hosts run one after the other.
 PYTEST := $(BIN)/pytest -q
 
-.PHONY: help demo test check setup setup-demo setup-test setup-nightly build lint types unit integration molecule nightly bench wheel lock clean
+.PHONY: help demo test check setup setup-demo setup-test setup-nightly setup-release build release lint types unit integration molecule nightly bench wheel lock clean
 
 help:
-	@sed -n '2,7s/^# \{0,1\}//p' Makefile
-	@echo "  others:     $$(sed -n 's/^\.PHONY: help demo test check setup setup-demo setup-test setup-nightly //p' Makefile)"
+	@sed -n '2,8s/^# \{0,1\}//p' Makefile
+	@echo "  others:     $$(sed -n 's/^\.PHONY: help demo test check setup setup-demo setup-test setup-nightly setup-release //p' Makefile)"
 
 demo: setup-demo build
 	@examples/demo.sh
@@ -32,7 +33,7 @@ check: setup lint types unit
 
 setup: $(VENV)/.stamp build/collections/.stamp
 
-setup-demo setup-test setup-nightly: setup-%:
+setup-demo setup-test setup-nightly setup-release: setup-%:
 	@.ci/packages $*
 
 $(VENV)/.stamp: requirements-dev.lock pyproject.toml
@@ -50,6 +51,11 @@ build/collections/.stamp: $(VENV)/.stamp meshctl/ansible/link_collection.py
 
 build: setup
 	@meshd/build.sh
+
+# What the wheel carries. `build` is what the tests run on: the same daemon with glibc, in a minute.
+release: setup-release setup
+	@meshd/build.sh small
+	@$(PYTEST) tests/wheel/test_size.py
 
 ## ---- tests -------------------------------------------------------------------------------------------------------
 
@@ -94,10 +100,10 @@ nightly: setup-nightly
 
 ## ---- more --------------------------------------------------------------------------------------------------------
 
-bench: build
+bench: release
 	@bench/tunnel --short
 
-wheel: build
+wheel: release
 	@$(BIN)/python -m build --wheel --no-isolation --outdir dist
 
 lock:

@@ -99,7 +99,8 @@ fn nothing_lost(flows: Vec<Flow>) {
     for flow in flows {
         let counts @ Counts { sent, received, .. } = flow.end();
         eprintln!("{counts:?}");
-        assert!(sent > 50, "{counts:?}");
+        // A released build is done sooner.
+        assert!(sent > 20, "{counts:?}");
         assert_eq!(sent, received, "{counts:?}");
     }
 }

@@ -15,8 +15,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// The program under test.
-pub const MESHD: &str = env!("CARGO_BIN_EXE_meshd");
+/// The program under test: this build's, or with `MESHD_TESTED=PATH` another, such as the one that is released.
+pub const MESHD: &str = match option_env!("MESHD_TESTED") {
+    Some(path) => path,
+    None => env!("CARGO_BIN_EXE_meshd"),
+};
 
 /// What a host's file system looks like: this machine's, with writable layers of its own where meshd writes.
 const SET_UP: &str = "set -e

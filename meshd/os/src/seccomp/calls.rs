@@ -122,7 +122,7 @@ pub(super) const ALLOWED: &[libc::c_long] = &[
     libc::SYS_landlock_create_ruleset,
     libc::SYS_landlock_add_rule,
     libc::SYS_landlock_restrict_self,
-    // What glibc calls on x86_64 by its older names.
+    // What glibc and musl call on x86_64 by its older names.
     #[cfg(target_arch = "x86_64")]
     libc::SYS_open,
     #[cfg(target_arch = "x86_64")]

@@ -103,6 +103,8 @@ pub(super) fn program() -> Vec<libc::sock_filter> {
     // Of this process alone; the number stays, since no other can come of it.
     let own = [0, std::process::id()];
     program.when_among(libc::SYS_tgkill, 0, &own[1..], refuse(libc::EPERM));
+    // musl's abort(): it names no process, so it can't be kept to ours. Without it abort() ends by a fault (SIGSEGV).
+    program.when(libc::SYS_tkill, &[give(refuse(libc::EPERM))]);
     for call in [libc::SYS_prlimit64, libc::SYS_sched_setaffinity] {
         program.when_among(call, 0, &own, refuse(libc::EPERM));
     }

@@ -125,16 +125,18 @@ impl UdpSocket {
         let sent = sys::retry(|| {
             // SAFETY: the first `count` entries of `msgs` point at `iovs`, `to`, `control` and `run`, all live; the kernel
             // reads them and writes only `msg_len`.
-            sys::check(unsafe {
-                libc::sendmmsg(
+            // Not by libc's function: musl's is a loop of sendmsg. The padding between fields is zero, as the kernel wants.
+            sys::check_len(unsafe {
+                libc::syscall(
+                    libc::SYS_sendmmsg,
                     self.fd.as_raw_fd(),
                     msgs.as_mut_ptr(),
                     count,
-                    libc::MSG_NOSIGNAL as _,
-                )
+                    libc::MSG_NOSIGNAL,
+                ) as isize
             })
         })?;
-        Ok((sent as usize * stride).min(run.len()))
+        Ok((sent * stride).min(run.len()))
     }
 }
 
