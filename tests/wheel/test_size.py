@@ -1,7 +1,7 @@
 """The daemon stays as small as it has become: what was built last is held against a limit.
 
-One limit for what is shipped (`make release`: musl) and one for the plain build that tests run on (glibc). Each is what was
-reached on Debian 12 and a few per cent. A binary above it isn't broken, but somebody should know why it grew.
+One limit for what is shipped (`make release`: musl) and one for the plain build that tests run on (glibc). Each is
+what was reached on Debian 12 and a few per cent. A binary above it isn't broken, but somebody should know why it grew.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ BINARIES = sorted((ROOT / "roles/daemon/files/bin").glob("*/meshd"))
 
 # Bytes. Where the rest goes: docs/explanation/performance.md, "What the bytes are".
 SHIPPED = 1_572_864
-PLAIN = 2_900_000
+PLAIN = 2_960_000
 
 
 def test_something_was_built() -> None:
@@ -26,6 +26,6 @@ def test_the_daemon_is_small(binary: Path) -> None:
     limit = PLAIN if b"glibc" in content or b"GNU C Library" in content else SHIPPED
     assert len(content) <= limit, (
         f"{binary} has {len(content)} bytes, {len(content) - limit} more than it may. What grew: build it with "
-        "CARGO_PROFILE_RELEASE_STRIP=false, then `nm --size-sort`. If it is worth its bytes, raise the limit in this file "
+        "CARGO_PROFILE_RELEASE_STRIP=false, then `nm --size-sort`. If it is worth its bytes, raise the limit here "
         "and say so in docs/explanation/performance.md."
     )

@@ -64,6 +64,7 @@ fn lives_on() {
         let (own, parent) = (libc::getpid(), libc::getppid());
         assert_eq!(libc::syscall(libc::SYS_tgkill, own, libc::gettid(), 0), 0);
         fails(libc::syscall(libc::SYS_tgkill, parent, parent, 0));
+        fails(libc::syscall(libc::SYS_tkill, parent, 0));
         let mut limit = libc::rlimit {
             rlim_cur: 0,
             rlim_max: 0,
