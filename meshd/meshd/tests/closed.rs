@@ -12,6 +12,7 @@ mod wire;
 #[path = "closed/without_nft.rs"]
 mod without_nft;
 
+use common::flow::Flow;
 use common::supervised::{self, kill_daemon, supervise};
 use common::{hosts, sha256, Host, Mesh};
 use meshd_os::nft::{Nft, NftError};
@@ -278,6 +279,23 @@ fn all_routed_through_the_mesh_is_closed_and_works() {
     if has_nft() {
         scene.assert_closed("all routed");
     }
+    // One family is opened again, and closed again: nothing for the mesh leaves by the uplink meanwhile.
+    let half = scene.closed.stage(NAME, &all.replace(", ::/0", ""));
+    scene.tap.frames();
+    let flow = Flow::begin(&scene.closed, &scene.out, "fd77::1", 1000, 100);
+    for _ in 0..20 {
+        scene
+            .closed
+            .meshd(&["switch", NAME, "--id", &half, "--within", "60"]);
+        scene.closed.meshd(&["rollback", NAME]);
+    }
+    let counts = flow.end();
+    assert_eq!(counts.sent, counts.received, "{counts:?}");
+    // The other host is the gateway, too: what went past the mesh would have arrived.
+    let to_mesh =
+        |frame: &&Frame| matches!(frame, Frame::Packet { to, .. } if to.to_string() == "fd77::1");
+    let leaks = scene.tap.frames().iter().filter(to_mesh).count();
+    assert_eq!(leaks, 0);
 }
 
 #[test]

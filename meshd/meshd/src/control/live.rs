@@ -66,7 +66,9 @@ pub fn prepare(engine: &mut Engine, loaded: &Loaded) -> Result<Vec<Step>, Failur
         }));
     }
     let missing = wanted.routes.difference(&found.routes);
-    let missing = missing.filter(|route| closed::TABLES.contains(&route.table));
+    // A family that is opened again, while the other stays closed, finds its routes where they were before.
+    let moves = |route: &Route| found.routes.iter().any(|old| old.network == route.network);
+    let missing = missing.filter(|route| closed::TABLES.contains(&route.table) || moves(route));
     steps.extend(missing.map(|route| Step::Route(Put::Add, *route)));
     run(engine, &steps)?;
     Ok(steps.iter().rev().filter_map(Step::inverse).collect())
