@@ -179,20 +179,25 @@ fn a_step_that_fails_in_the_middle_takes_the_others_back() {
     let unchanged = unconcerned(&a);
     let flow = Flow::begin(&a, &b, "10.77.0.2", 100, 500);
     // The port, the mark, relaying and an address are done by then: the kernel takes no multicast address for a host.
-    let bad = mesh
-        .interface(1, "FwMark = 0x99\nRelay = on\nMTU = 1300\n")
-        .replace("51820", "51844")
-        .replace("Address = ", "Address = 10.78.0.1/24, ff0e::1/128, ");
-    let bad = bad + &mesh.peer(2, "PersistentKeepalive = 7\n");
-    let id = a.stage(NAME, &bad);
-    let (code, _, err) = a.try_meshd(&["switch", NAME, "--id", &id, "--within", "60"], "");
-    assert_eq!(code, 1, "{err}");
-    assert!(err.contains("interface prod"), "{err}");
-    let after = a.report(NAME);
-    assert_eq!(after["running"], before["running"]);
-    assert_eq!(after["switched_id"], serde_json::Value::Null);
-    assert_eq!(a.try_meshd(&["confirm", NAME, "--id", &id], "").0, 5);
-    assert_eq!(a.sh("cat /etc/meshd/prod.conf"), conf(&mesh, "", ""));
+    for closed in ["", "KillSwitch = on\n"] {
+        let bad = mesh
+            .interface(
+                1,
+                &format!("FwMark = 0x99\nRelay = on\nMTU = 1300\n{closed}"),
+            )
+            .replace("51820", "51844")
+            .replace("Address = ", "Address = 10.78.0.1/24, ff0e::1/128, ");
+        let bad = bad + &mesh.peer(2, "PersistentKeepalive = 7\n");
+        let id = a.stage(NAME, &bad);
+        let (code, _, err) = a.try_meshd(&["switch", NAME, "--id", &id, "--within", "60"], "");
+        assert_eq!(code, 1, "{err}");
+        assert!(err.contains("interface prod"), "{err}");
+        let after = a.report(NAME);
+        assert_eq!(after["running"], before["running"]);
+        assert_eq!(after["switched_id"], serde_json::Value::Null);
+        assert_eq!(a.try_meshd(&["confirm", NAME, "--id", &id], "").0, 5);
+        assert_eq!(a.sh("cat /etc/meshd/prod.conf"), conf(&mesh, "", ""));
+    }
     assert!(!a
         .sh("ip addr show prod; wg show prod fwmark || true")
         .contains("10.78.0.1"));

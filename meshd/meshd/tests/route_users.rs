@@ -13,8 +13,7 @@ mod wire;
 use common::{Host, Mesh};
 use meshd_os::namespace;
 use meshd_os::nft::{Nft, NftError};
-use scene::{on, send_all, Scene, Tie, OUTSIDE};
-use std::collections::BTreeSet;
+use scene::{assert_no_leak, on, send_all, Scene, Tie, OUTSIDE};
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -64,19 +63,10 @@ fn sent_by(scene: &Scene, uid: u32) -> Vec<Frame> {
     scene.tap.frames()
 }
 
-fn assert_kept_in(phase: &str, frames: &[Frame]) {
-    let leaks: BTreeSet<String> = frames
-        .iter()
-        .filter(|frame| !frame.is_exempt(PORT))
-        .map(|frame| format!("{frame:?}"))
-        .collect();
-    assert!(leaks.is_empty(), "{phase}: {leaks:#?}");
-}
-
 /// Alice and Carol are kept in, Bob and root are not, but for what is the mesh's.
 fn assert_users_apart(scene: &Scene, phase: &str) {
     for uid in [ALICE, CAROL] {
-        assert_kept_in(&format!("{phase}: {uid}"), &sent_by(scene, uid));
+        assert_no_leak(&format!("{phase}: {uid}"), &sent_by(scene, uid));
     }
     for uid in [BOB, 0] {
         // Neighbours have to be found first.
@@ -143,7 +133,7 @@ fn while_alice_sends<T>(scene: &mut Scene, phase: &str, what: impl FnOnce(&mut S
     let done = what(scene);
     alice.one_round_more();
     drop(alice);
-    assert_kept_in(phase, &scene.tap.frames());
+    assert_no_leak(phase, &scene.tap.frames());
     assert_eq!(scene.tap.lost(), 0, "{phase}: the tap lost frames");
     done
 }
@@ -232,7 +222,7 @@ fn some_users_go_through_a_peer_and_by_no_other_way() {
     while_alice_sends(&mut scene, "another list", |scene| {
         scene.closed.meshd(&switch);
     });
-    assert_kept_in("Bob is on the list", &sent_by(&scene, BOB));
+    assert_no_leak("Bob is on the list", &sent_by(&scene, BOB));
     while_alice_sends(&mut scene, "the way back", |scene| {
         scene.closed.meshd(&["rollback", NAME]);
     });

@@ -54,7 +54,12 @@ pub fn prepare(engine: &mut Engine, loaded: &Loaded) -> Result<Vec<Step>, Failur
         return Ok(Vec::new());
     };
     let found = interface.observe(&closed::TABLES)?;
+    let mtu = interface.found_mtu;
     let wanted = wanted(engine, loaded);
+    if let Some(interface) = &mut engine.interface {
+        // Nothing is decided yet: the MTU found before is still the one in force.
+        interface.found_mtu = mtu;
+    }
     let (Some(found), Some(wanted)) = (found.filter(|found| found.up), wanted) else {
         return Ok(Vec::new());
     };

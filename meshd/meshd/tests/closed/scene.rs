@@ -167,7 +167,7 @@ impl Drop for Sender {
 }
 
 /// Any frame outside the written list of exemptions is a leak.
-fn assert_no_leak(phase: &str, frames: &[Frame]) {
+pub fn assert_no_leak(phase: &str, frames: &[Frame]) {
     let leaks: BTreeSet<String> = frames
         .iter()
         .filter(|frame| !frame.is_exempt(PORT))
