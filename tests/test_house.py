@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -209,3 +210,17 @@ def test_a_crate_uses_what_is_below_it_and_forbids_unsafe(crate: str) -> None:
 def test_every_crate_has_its_room() -> None:
     members = tomllib.loads((ROOT / "meshd" / "Cargo.toml").read_text())["workspace"]["members"]
     assert sorted(members) == sorted(CRATES)
+
+
+def test_no_two_files_of_the_daemon_know_each_other() -> None:
+    root = ROOT / "meshd" / "meshd" / "src"
+    knows: dict[str, set[str]] = {}
+    for path in root.rglob("*.rs"):
+        me = path.relative_to(root).parts[0].removesuffix(".rs")
+        known = re.findall(r"\bcrate::([a-z_]+)", path.read_text())
+        knows.setdefault(me, set()).update(name for name in known if name != me)
+    settled: set[str] = set()
+    while new := {name for name, below in knows.items() if name not in settled and below <= settled}:
+        settled |= new
+    circle = sorted(set(knows) - settled)
+    assert not circle, f"{circle} know each other, or one that does: what two need has a home below both"

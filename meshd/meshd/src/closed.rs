@@ -32,7 +32,7 @@ use meshd_os::netlink::{Family, Route, RouteKind, Rule, PROTO_KERNEL};
 use meshd_os::nft::Table;
 
 use crate::conf::{self, Cidr, Conf, TcpPort};
-use crate::reload::Put;
+use crate::put::Put;
 
 /// SO_MARK of the outer socket where the configuration names none: "mesh" in ASCII.
 const MARK: u32 = 0x6d65_7368;

@@ -14,7 +14,7 @@ use meshd_os::nft::{Nft, NftError, NftEvents, Table};
 
 use crate::closed::{self, Closed, Step};
 use crate::failure::Failure;
-use crate::reload::Put;
+use crate::put::Put;
 
 /// How the kernel says that it has no IPv6, or has it turned off (net/core/fib_rules.c, net/ipv6/route.c).
 const IPV6_OFF: [i32; 4] = [

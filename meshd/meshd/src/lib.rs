@@ -21,6 +21,7 @@ mod guard;
 mod hosts;
 mod netdev;
 mod paths;
+mod put;
 mod read;
 mod reload;
 mod report;

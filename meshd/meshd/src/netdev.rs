@@ -14,7 +14,7 @@ use meshd_os::{Error, Result};
 use crate::conf::Cidr;
 use crate::forwarding::Forwarding;
 use crate::paths;
-use crate::reload::{Put, Route};
+use crate::put::{Put, Route};
 
 /// How the kernel says that IPv6 is turned off on a link (net/ipv6/addrconf.c, route.c).
 const IPV6_OFF: [i32; 3] = [libc::EACCES, libc::EOPNOTSUPP, libc::EAFNOSUPPORT];

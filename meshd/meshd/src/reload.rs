@@ -13,6 +13,7 @@ use meshd_proto::PublicKey;
 
 use crate::closed;
 use crate::conf::{Cidr, Conf, Endpoint, Peer, Secret, UtcTime};
+use crate::put::{Put, Route};
 
 /// Everything about an interface that a configuration decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,15 +40,6 @@ pub struct Setup {
     pub forward: BTreeSet<Cidr>,
     /// Peers by public key.
     pub peers: BTreeMap<PublicKey, PeerSetup>,
-}
-
-/// A route to the interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Route {
-    /// The kernel's number of the routing table.
-    pub table: u32,
-    /// Destination.
-    pub network: Cidr,
 }
 
 /// Everything about a peer that a configuration decides.
@@ -151,25 +143,6 @@ impl<T: Clone + PartialEq> Change<T> {
             from: from.clone(),
             to: to.clone(),
         })
-    }
-}
-
-/// Whether something is put there or taken away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Put {
-    /// Make it be there; fine if it is.
-    Add,
-    /// Make it not be there; fine if it isn't.
-    Remove,
-}
-
-impl Put {
-    /// The one that takes this one back.
-    pub fn inverse(self) -> Self {
-        match self {
-            Self::Add => Self::Remove,
-            Self::Remove => Self::Add,
-        }
     }
 }
 

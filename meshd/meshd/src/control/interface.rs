@@ -28,7 +28,8 @@ use super::world::{self, World};
 use crate::conf::{Cidr, Endpoint, Secret};
 use crate::failure::Failure;
 use crate::netdev::NetDev;
-use crate::reload::{PeerSetup, Put, Setup};
+use crate::put::Put;
+use crate::reload::{PeerSetup, Setup};
 use meshd_packet::{Plane, Switches};
 
 /// See the file's head.

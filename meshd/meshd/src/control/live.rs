@@ -8,7 +8,8 @@ use super::world;
 use crate::closed;
 use crate::conf::Conf;
 use crate::failure::Failure;
-use crate::reload::{steps, Change, Put, Route, Setup, Step};
+use crate::put::{Put, Route};
+use crate::reload::{steps, Change, Setup, Step};
 use meshd_os::netlink::Netlink;
 use meshd_os::udp::{UdpOptions, UdpPair};
 

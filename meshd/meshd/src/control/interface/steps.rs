@@ -8,7 +8,8 @@ use super::super::world::World;
 use super::values::{failure, literal, port_taken, to_network, to_private};
 use super::Interface;
 use crate::failure::Failure;
-use crate::reload::{Change, PeerSetup, Put, Step};
+use crate::put::Put;
+use crate::reload::{Change, PeerSetup, Step};
 
 impl Interface {
     /// Carries out one step ([`Step::Create`] and [`Step::Destroy`] are the caller's).
