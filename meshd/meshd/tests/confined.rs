@@ -46,8 +46,14 @@ fn every_thread_is_confined_and_a_whole_life_goes_on() {
         .filter_map(|(name, fields)| Some((name, fields.split(' ').nth(16)?)))
         .filter(|(name, _)| name.starts_with("meshd-"))
         .collect();
-    let expected = [("meshd-tx0", "0"), ("meshd-rx0", "-2")];
+    // A nice value that somebody chose, for these tests perhaps, stands.
+    let given = a.sh("nice");
+    let given = given.trim();
+    let received = if given == "0" { "-2" } else { given };
+    let expected = [("meshd-tx0", given), ("meshd-rx0", received)];
     assert_eq!(nice[..2], expected, "packets come before programs");
+    let status = a.meshd(&["status", NAME, "--json"]);
+    assert_eq!(status.contains("\"priority\""), given == "0", "{status}");
     // Everything a daemon does beside that, under the filter: names, another port, a rollback, `wg`, an end.
     let more = mesh
         .interface(1, "Relay = on\nForward = 192.168.9.0/24\n")

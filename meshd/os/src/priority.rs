@@ -4,9 +4,13 @@
 //! packet, and the kernel's own network stack precedes programs altogether. The process is put first while it still has the
 //! privilege, threads inherit it, and one that has no need of it steps back by itself.
 //!
+//! Whoever started the process with a nice value of its own (systemd's `Nice=`, nice(1)) has decided: nothing is changed then.
+//!
 //! What it does not do: leave the share that a control group or a session (autogroup) gives.
 //!
 //! Source: sched(7), "The nice value" and "The autogroup feature".
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::error::{Context, Result};
 use crate::sys;
 
@@ -15,18 +19,32 @@ use crate::sys;
 const FIRST: libc::c_int = -2;
 const USUAL: libc::c_int = 0;
 
-/// Puts the calling thread first, and all that it starts later.
+/// Whether [`go_first`] has put this process first.
+static AHEAD: AtomicBool = AtomicBool::new(false);
+
+/// Puts the calling thread first, and all that it starts later, unless somebody else has chosen a nice value for it.
 ///
 /// # Errors
 /// It isn't permitted (CAP_SYS_NICE or RLIMIT_NICE).
 pub fn go_first() -> Result<()> {
-    set(FIRST).context(|| "go before other programs")
+    if current() == USUAL {
+        set(FIRST).context(|| "go before other programs")?;
+        AHEAD.store(true, Ordering::Relaxed);
+    }
+    Ok(())
 }
 
-/// Takes the calling thread back among all others.
+/// Whether this process goes first because [`go_first`] has put it there.
+pub fn is_ahead() -> bool {
+    AHEAD.load(Ordering::Relaxed)
+}
+
+/// Takes the calling thread back among all others, if [`go_first`] has put it before them.
 pub fn step_back() {
-    // Only a thread that isn't ahead can be forbidden this.
-    let _ = set(USUAL);
+    if is_ahead() {
+        // Only a thread that isn't ahead can be forbidden this.
+        let _ = set(USUAL);
+    }
 }
 
 fn set(nice: libc::c_int) -> std::io::Result<()> {
@@ -34,18 +52,22 @@ fn set(nice: libc::c_int) -> std::io::Result<()> {
     sys::check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }).map(drop)
 }
 
+fn current() -> libc::c_int {
+    // SAFETY: no pointers are passed. An error can't be told from the value -1, but there is none for the caller itself.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn current() -> libc::c_int {
-        // SAFETY: no pointers are passed. An error can't be told from the value -1, but there is none for the caller itself.
-        unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
-    }
-
     #[test]
     fn a_thread_and_its_children_go_first_until_they_step_back() {
         let before = current();
+        if before != USUAL {
+            eprintln!("skipped: these tests run at a nice value of {before}");
+            return;
+        }
         // In a thread of its own, since it can't be taken back without leave.
         let inside = || {
             if let Err(why) = go_first() {
@@ -62,5 +84,18 @@ mod tests {
         };
         std::thread::spawn(inside).join().unwrap();
         assert_eq!(current(), before, "others stay");
+    }
+
+    #[test]
+    fn a_value_that_somebody_chose_is_left_alone() {
+        // In a thread of its own: one that is nicer needs leave to come back.
+        let inside = || {
+            for chosen in [3, 7] {
+                set(chosen).unwrap();
+                go_first().unwrap();
+                assert_eq!(current(), chosen);
+            }
+        };
+        std::thread::spawn(inside).join().unwrap();
     }
 }

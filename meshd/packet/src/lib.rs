@@ -255,8 +255,8 @@ impl Plane {
         self.tuns[0].link_up()
     }
 
-    /// The kernel features in use, for status: `gso`, `gro`, `tun-offload`, `uso`, and `multi-queue`
-    /// with more than one.
+    /// The kernel features in use, for status: `gso`, `gro`, `tun-offload`, `uso`, `multi-queue`
+    /// with more than one, and `priority` where the process may go before others.
     pub fn features(&self) -> Vec<&'static str> {
         let sockets = self.shared.sockets();
         let sockets = || sockets.iter().flat_map(UdpPair::iter);
@@ -267,6 +267,7 @@ impl Plane {
             ("tun-offload", offloads.tcp),
             ("uso", offloads.udp),
             ("multi-queue", self.queues() > 1),
+            ("priority", self.switches.priority && priority::is_ahead()),
         ];
         features
             .into_iter()

@@ -99,7 +99,9 @@ impl Engine {
         let signals = Signals::new(&[libc::SIGTERM, libc::SIGINT])?;
         if Switches::from_env().priority {
             // Where it isn't permitted, packets take turns with everything else.
-            let _ = priority::go_first();
+            if let Err(error) = priority::go_first() {
+                eprintln!("meshd: {error}: packets take turns with programs");
+            }
         }
         confine::confine(folders);
         let (poller, alarm, link_events) =
