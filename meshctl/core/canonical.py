@@ -45,6 +45,7 @@ class PublicConf:
     namespace: str | None = None
     relay: bool = False
     forward: tuple[ip.Net, ...] = ()
+    exit: bool = False
     hosts: tuple[str, ...] = ()
     kill_switch: bool = False
     kill_switch_allow: tuple[int, ...] = ()
@@ -69,6 +70,7 @@ def public(conf: WgConf | None) -> PublicConf | None:
         namespace=conf.namespace,
         relay=conf.relay,
         forward=ip.sort_nets(conf.forward),
+        exit=conf.exit,
         hosts=tuple(sorted(set(map(str, conf.hosts)))),
         kill_switch=conf.kill_switch,
         kill_switch_allow=tuple(sorted(set(conf.kill_switch_allow))),
@@ -141,6 +143,7 @@ def _interface(conf: PublicConf) -> Iterator[tuple[str, object]]:
     yield "Namespace", conf.namespace
     yield "Relay", "on" if conf.relay else None
     yield "Forward", ", ".join(map(ip.net_text, conf.forward))
+    yield "Exit", "on" if conf.exit else None
     for line in conf.hosts:
         yield "Host", line
     yield "KillSwitch", "on" if conf.kill_switch else None
@@ -230,6 +233,7 @@ def _read_interface(words: _Words, peers: tuple[PublicPeer, ...]) -> PublicConf:
         namespace=words.text("Namespace"),
         relay=words.text("Relay") == "on",
         forward=ip.sort_nets(map(_network, words.items("Forward"))),
+        exit=words.text("Exit") == "on",
         hosts=tuple(sorted(words.lines("Host"))),
         kill_switch=words.text("KillSwitch") == "on",
         kill_switch_allow=tuple(sorted(int(item.removeprefix("tcp/")) for item in words.items("KillSwitchAllow"))),

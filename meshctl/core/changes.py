@@ -75,6 +75,7 @@ def _facts(conf: PublicConf, names: Mapping[PublicKey, str]) -> Iterator[tuple[F
         ("table", conf.table if conf.table != "auto" else None),
         ("namespace", conf.namespace),
         ("relay", "on" if conf.relay else None),
+        ("exit", "on" if conf.exit else None),
         ("kill switch", "on" if conf.kill_switch else None),
         ("kill switch lets answer", services_text(conf.kill_switch_allow)),
         ("default route for", ", ".join(conf.route_users)),

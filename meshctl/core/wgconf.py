@@ -57,6 +57,7 @@ class WgConf:
     namespace: str | None = None
     relay: bool = False
     forward: tuple[ip.Net, ...] = ()
+    exit: bool = False
     hosts: tuple[HostLine, ...] = ()
     dns: tuple[str, ...] = ()
     kill_switch: bool = False
@@ -95,6 +96,7 @@ def _interface(conf: WgConf) -> Iterator[tuple[str, object]]:
     yield "Namespace", conf.namespace
     yield "Relay", "on" if conf.relay else None
     yield "Forward", ", ".join(map(ip.net_text, conf.forward))
+    yield "Exit", "on" if conf.exit else None
     for line in conf.hosts:
         yield "Host", line
     yield "DNS", ", ".join(conf.dns)

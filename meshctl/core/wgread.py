@@ -265,6 +265,7 @@ _INTERFACE: Mapping[str, _Key] = {
     "namespace": ("namespace", _label, False),
     "relay": ("relay", _switch, False),
     "forward": ("forward", _list(lambda text: ip.parse_iface(text).network), True),
+    "exit": ("exit", _switch, False),
     "host": ("hosts", _host, True),
     "dns": ("dns", _list(str), True),
     "killswitch": ("kill_switch", _switch, False),

@@ -71,6 +71,7 @@ FAULTS = {
     ),
     MINIMAL + f"[Peer]\nPublicKey = {PEER}\nEndpoint = 2001:db8::1:51820\n": (5, "not HOST:PORT"),
     MINIMAL + f"[Peer]\nPublicKey = {PEER}\nEndpoint = a:0\n": (5, "not a number from 1"),
+    MINIMAL + "Exit = yes\n": (3, "neither on nor off"),
     MINIMAL + "RouteUsers = alice, root\n": (3, "counts as root's"),
     MINIMAL + "RouteUsers = 9-7\n": (3, "it ends before it begins"),
     MINIMAL + "RouteUsers = 7x\n": (3, "not a number"),

@@ -42,6 +42,7 @@ pub fn canonical(conf: Option<&Conf>, file_key: Option<PublicKey>) -> String {
     section.value("Namespace", interface.namespace.as_ref());
     section.flag("Relay", interface.relay);
     section.list("Forward", &interface.forward);
+    section.flag("Exit", interface.exit);
     let mut hosts: Vec<String> = interface.hosts.iter().map(ToString::to_string).collect();
     hosts.sort();
     hosts.dedup();

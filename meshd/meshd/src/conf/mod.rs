@@ -57,6 +57,8 @@ pub struct Interface {
     pub relay: bool,
     /// Site networks behind this host, sorted, without duplicates.
     pub forward: Vec<Cidr>,
+    /// Whether this host is a way out to the internet for its peers.
+    pub exit: bool,
     /// Lines of the marked block in the hosts file, in the order of the file.
     pub hosts: Vec<HostLine>,
     /// Resolvers and search domains, for programs in the namespace.

@@ -164,6 +164,7 @@ fn read_interface(section: &RawSection<'_>, log: &mut Log) -> Option<Interface> 
     let namespace = reader.once("Namespace", value::label);
     let relay = reader.once("Relay", value::switch).unwrap_or(false);
     let forward = reader.list("Forward", Cidr::parse_network);
+    let exit = reader.once("Exit", value::switch).unwrap_or(false);
     let hosts = reader.each("Host", HostLine::parse);
     let kill_switch = reader.once("KillSwitch", value::switch).unwrap_or(false);
     let kill_switch_allow = reader.list("KillSwitchAllow", TcpPort::parse);
@@ -215,6 +216,7 @@ fn read_interface(section: &RawSection<'_>, log: &mut Log) -> Option<Interface> 
         table,
         relay,
         forward,
+        exit,
         hosts,
         namespace,
         dns,

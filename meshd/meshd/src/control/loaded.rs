@@ -133,6 +133,11 @@ fn beyond_us(conf: &Conf) -> Vec<Failure> {
         failures
             .extend(route_users_beyond_us(conf).map(|(why, hint)| refuse("RouteUsers", why, hint)));
     }
+    if conf.interface.exit {
+        let (why, hint) = exit_beyond_us(conf)
+            .unwrap_or(("this version does not carry it out yet", "remove the line"));
+        failures.push(refuse("Exit", why, hint));
+    }
     if let Some(namespace) = &conf.interface.namespace {
         let why = format!("the interface lives in the network namespace {namespace}");
         if conf.interface.kill_switch {
@@ -144,6 +149,32 @@ fn beyond_us(conf: &Conf) -> Vec<Failure> {
         }
     }
     failures
+}
+
+/// Why this host can't be a way out with this configuration, and what to do.
+fn exit_beyond_us(conf: &Conf) -> Option<(&'static str, &'static str)> {
+    let interface = &conf.interface;
+    if interface.kill_switch {
+        let why = "KillSwitch keeps everything from the link that it would leave by";
+        Some((why, "remove one of the two lines"))
+    } else if !interface.route_users.is_empty() {
+        let why =
+            "RouteUsers needs a peer as the default way, and an exit leaves by this host's own";
+        Some((why, "remove one of the two lines"))
+    } else if interface.namespace.is_some() {
+        let why = "in a namespace there is no link that it could leave by";
+        Some((why, "remove one of the two lines"))
+    } else if interface.table != Table::Auto {
+        let why = "its answers find the peers by the main routing table";
+        Some((why, "remove the Table line"))
+    } else if !closed::defaults(conf).is_empty() {
+        let why = "a peer is the default way, and an exit leaves by this host's own";
+        let hint =
+            "take 0.0.0.0/0, ::/0 and halves of them out of AllowedIPs, or remove the Exit line";
+        Some((why, hint))
+    } else {
+        None
+    }
 }
 
 /// Why the users' packets can't be told apart with this configuration, and what to do.
