@@ -158,8 +158,14 @@ fn a_whole_exchange_is_noiseprotocols() {
     };
     let (alices, used) = pending.finish(&alice, [&psk], &message).unwrap();
     assert!(*used == psk);
-    let alices = Session::new(&alices, (message.receiver, message.sender), true, Time(1));
-    let bobs = Session::new(&bobs, indices, false, Time(1));
+    let alices = Session::new(
+        &alices,
+        (message.receiver, message.sender),
+        true,
+        Time(1),
+        [0; 3],
+    );
+    let bobs = Session::new(&bobs, indices, false, Time(1), [0; 3]);
     for (session, name, text) in [
         (&alices, "alice_data_0", &b""[..]),
         (&alices, "alice_data_1", b"from alice to bob"),

@@ -131,6 +131,12 @@ impl Keypairs {
             .filter(|session| session.can_send(now))
     }
 
+    /// Whether the current session ends before its time, as its keys are gone.
+    pub fn current_ends_early(&self) -> bool {
+        let current = self.current.as_ref();
+        current.is_some_and(|session| session.ends_early())
+    }
+
     /// Our static key has changed: nothing may be sent under these any more (kernel
     /// `wg_noise_expire_current_peer_keypairs`).
     pub fn expire(&self) {
@@ -170,7 +176,7 @@ mod tests {
             send: Secret::new([1; 32]),
             receive: Secret::new([2; 32]),
         };
-        Arc::new(Session::new(&keys, (index, 0), initiator, Time(0)))
+        Arc::new(Session::new(&keys, (index, 0), initiator, Time(0), [0; 3]))
     }
 
     fn index(session: &Option<Arc<Session>>) -> u32 {

@@ -1,6 +1,9 @@
 //! A session: one key a direction, the send counter, the replay window (the kernel's `noise_keypair`; paper section
 //! 5.4.6). What is fixed is plain data, what moves is atomic; the window has the packet plane's only lock, taken once
 //! a batch by the one thread that receives this session's packets.
+//!
+//! Age ends a session; what it was made with ([`Marks`]) may end it sooner, when keys are removed: then the control thread
+//! brings its end forward, and puts it back when they are accepted again. Packet threads look at the one moment only.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Mutex;
@@ -8,7 +11,7 @@ use std::sync::Mutex;
 use meshd_aead::Key;
 
 use crate::handshake::SessionKeys;
-use crate::kept::{Cell, Fixed, Kept, Role};
+use crate::kept::{Cell, Fixed, Kept, Marks, Role};
 use crate::messages::{self, DATA_HEADER, DATA_OVERHEAD};
 use crate::messages::{
     KEEPALIVE_TIMEOUT, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES,
@@ -24,6 +27,9 @@ pub struct Session {
     remote_index: u32,
     initiator: bool,
     born: Time,
+    made_with: Marks,
+    /// From this moment on nothing is sealed or opened.
+    end: AtomicU64,
     sending: Key,
     receiving: Key,
     /// The next counter to send with, unless the session is kept: then it is the cell's. Counters are taken before they are
@@ -34,7 +40,7 @@ pub struct Session {
     pub(crate) replay: Mutex<Replay>,
     /// As responder: whether the initiator has used it, which shows that it got our response.
     pub(crate) confirmed: AtomicBool,
-    /// Cleared when our own key has changed: packets are still opened, but none are sealed.
+    /// Cleared when our own key has changed, until it is back: packets are still opened, but none are sealed.
     sendable: AtomicBool,
 }
 
@@ -44,12 +50,15 @@ impl Session {
         (local_index, remote_index): (u32, u32),
         initiator: bool,
         born: Time,
+        made_with: Marks,
     ) -> Self {
         Self {
             local_index,
             remote_index,
             initiator,
             born,
+            made_with,
+            end: AtomicU64::new(born.after(REJECT_AFTER_TIME).0),
             sending: Key::new(&keys.send),
             receiving: Key::new(&keys.receive),
             own_counter: AtomicU64::new(0),
@@ -62,7 +71,7 @@ impl Session {
 
     /// The same, kept in `cell` for the peer in `place` from now on.
     pub(crate) fn kept_in(mut self, cell: Cell, place: usize, keys: &SessionKeys) -> Self {
-        cell.fill(&self.fixed(Role::Next, place), keys);
+        cell.fill(&self.fixed(Role::Next, place), keys, &self.made_with);
         self.kept = Some((cell, place));
         self
     }
@@ -77,7 +86,16 @@ impl Session {
             Replay::all_seen(top)
         };
         let indices = (fixed.local_index, fixed.remote_index);
-        let session = Self::new(&keys, indices, fixed.initiator, fixed.born);
+        let session = Self::new(
+            &keys,
+            indices,
+            fixed.initiator,
+            fixed.born,
+            cell.made_with(),
+        );
+        if let Some(end) = cell.end() {
+            session.end.fetch_min(end.0, Ordering::SeqCst);
+        }
         // Whatever came under it has confirmed it.
         let confirmed = fixed.confirmed || top > 0;
         session.confirmed.store(confirmed, Ordering::SeqCst);
@@ -155,14 +173,50 @@ impl Session {
     /// Whether packets may be sealed at this moment.
     pub(crate) fn can_send(&self, now: Time) -> bool {
         self.sendable.load(Ordering::Relaxed)
-            && !self.born.expired(now, REJECT_AFTER_TIME)
+            && self.can_receive(now)
             && self.next_counter().load(Ordering::Relaxed) < REJECT_AFTER_MESSAGES
     }
 
     /// Whether packets may be opened at this moment.
     #[inline]
     pub(crate) fn can_receive(&self, now: Time) -> bool {
-        !self.born.expired(now, REJECT_AFTER_TIME)
+        now.0 < self.end.load(Ordering::Relaxed)
+    }
+
+    /// What it was made with.
+    pub(crate) fn made_with(&self) -> &Marks {
+        &self.made_with
+    }
+
+    /// Ends it at `end`, unless it ends sooner; whether that is news. For the control thread, like the other two below.
+    pub(crate) fn end_at(&self, end: Time) -> bool {
+        let sooner = end.0 < self.end.load(Ordering::Relaxed);
+        if sooner {
+            self.set_end(end, Some(end));
+        }
+        sooner
+    }
+
+    /// Lets it live, and send, as long as its age allows; whether it was not to.
+    pub(crate) fn lift_end(&self) -> bool {
+        let ended = self.ends_early();
+        if ended {
+            self.set_end(self.born.after(REJECT_AFTER_TIME), None);
+        }
+        ended | !self.sendable.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether it ends sooner than its age says.
+    pub(crate) fn ends_early(&self) -> bool {
+        self.end.load(Ordering::Relaxed) < self.born.after(REJECT_AFTER_TIME).0
+    }
+
+    /// The cell first: who comes after us must not let it live longer than we did.
+    fn set_end(&self, end: Time, kept: Option<Time>) {
+        if let Some((cell, _)) = &self.kept {
+            cell.set_end(kept);
+        }
+        self.end.store(end.0, Ordering::Relaxed);
     }
 
     /// Never seal again with this session.

@@ -6,7 +6,7 @@
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 
-use super::rotation::{Begun, Proof, ALTERNATE_TIMEOUT};
+use super::rotation::{Begun, Proof, ALTERNATE_TIMEOUT, MOVES};
 use super::{jitter, Device, UNDER_LOAD_FOR, UNDER_LOAD_QUEUE};
 use crate::cookie::Verdict;
 use crate::crypto;
@@ -258,11 +258,13 @@ impl Device {
         };
         let remote = &mut peer.remotes[theirs];
         remote.maker.stamp(&mut response, now);
-        peer.answered = Some(Proof {
+        let proof = Proof {
             own: public,
             theirs: remote.key,
             preshared_key,
-        });
+        };
+        let made_with = proof.marks();
+        peer.answered = Some(proof);
         peer.shared.endpoint.set(Some(from));
         peer.last_handshake_sent = Some(now);
         // Neither is data, see `initiate`.
@@ -271,7 +273,7 @@ impl Device {
         if unused_answers >= SUSPICIOUS_ANSWERS {
             self.trouble(slot, now, Trouble::AnswerUnused(unused_answers));
         }
-        let session = self.new_session(slot, &keys, indices, false, now);
+        let session = self.new_session(slot, &keys, indices, false, now, made_with);
         self.install(slot, session, now);
         self.arm_persistent(slot, now);
         ctx.out.datagrams.push(Datagram {
@@ -308,15 +310,17 @@ impl Device {
             self.trouble(slot, now, Trouble::PresharedKeyMismatch);
             return;
         };
-        peer.proof = Some(Proof {
+        let proof = Proof {
             own: begun.own,
             theirs: begun.theirs,
             preshared_key: preshared_key.clone(),
-        });
+        };
+        let made_with = proof.marks();
+        peer.proof = Some(proof);
         peer.shared.endpoint.set(Some(from));
         let _ = peer.shared.received(now, messages::RESPONSE_LEN, false);
         let indices = (message.receiver, message.sender);
-        let session = self.new_session(slot, &keys, indices, true, now);
+        let session = self.new_session(slot, &keys, indices, true, now, made_with);
         self.install(slot, session, now);
         self.complete(slot, ctx);
         // The responder may not send before it has heard from us (kernel `wg_packet_send_keepalive`).
@@ -348,6 +352,11 @@ impl Device {
         peer.trouble = None;
         peer.last_handshake = Some((ctx.wall, ctx.now));
         peer.shared.rx.last_minute.store(false, Ordering::Relaxed);
+        // One that we answered for before its keys were removed is first used now: nobody has moved it yet.
+        if peer.keypairs.current_ends_early() {
+            peer.moving = true;
+            peer.moves = MOVES;
+        }
         let moving = peer.moving;
         self.keep_times(slot);
         self.arm_persistent(slot, ctx.now);

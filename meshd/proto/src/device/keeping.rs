@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering;
 use super::rotation::Proof;
 use super::{Device, ZERO_KEYS_AFTER};
 use crate::handshake::SessionKeys;
-use crate::kept::{mark, Kept, Memory, Role, Times};
+use crate::kept::{mark, Kept, Marks, Memory, Role, Times};
 use crate::peer::signal;
 use crate::session::Session;
 use crate::table::Receiver;
@@ -60,6 +60,8 @@ impl Device {
                 if let Some(peer) = device.state_mut(slot) {
                     peer.inherited = false;
                 }
+                // Before packets flow: keys may have gone, or come back, while nobody was there.
+                device.judge_sessions(slot, ctx.now);
             }
         });
         memory.forget_rest();
@@ -96,7 +98,7 @@ impl Device {
     }
 
     /// What the session in use was made with, if it is among the keys there are now: while they rotate it says whether to move.
-    fn restore_proof(&mut self, slot: u32, [own, theirs, psk]: [u64; 3]) {
+    fn restore_proof(&mut self, slot: u32, [own, theirs, psk]: Marks) {
         let own = self
             .owns
             .iter()
@@ -182,11 +184,7 @@ impl Device {
                 latest_timestamp: peer.latest_timestamp,
             });
             if let Some(proof) = &peer.proof {
-                place.set_proof([
-                    mark(&proof.own.0),
-                    mark(&proof.theirs.0),
-                    mark(proof.preshared_key.expose()),
-                ]);
+                place.set_proof(proof.marks());
             }
             let (rx, tx) = (&peer.shared.rx.bytes, &peer.shared.tx.bytes);
             place.set_bytes((rx.load(Ordering::Relaxed), tx.load(Ordering::Relaxed)));
@@ -201,8 +199,9 @@ impl Device {
         indices: (u32, u32),
         initiator: bool,
         born: Time,
+        made_with: Marks,
     ) -> Session {
-        let session = Session::new(keys, indices, initiator, born);
+        let session = Session::new(keys, indices, initiator, born, made_with);
         let place = self.state(slot).and_then(|peer| peer.shared.place.as_ref());
         match place.zip(self.memory.as_ref()) {
             Some((place, memory)) => match memory.cell() {

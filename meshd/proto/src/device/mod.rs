@@ -9,9 +9,10 @@
 //! [`crate::Outputs::datagrams`]. When nothing happens there is no deadline and the thread sleeps for good.
 //!
 //! Files: `config.rs` what the user sets; `handshaking.rs` messages 1, 2 and cookies; `rotation.rs` which of two keys;
-//! `timing.rs` what follows from time and from the packet threads' signals; `keeping.rs` what outlives the process.
+//! `ending.rs` sessions whose keys are gone; `timing.rs` what follows from time and from the packet threads' signals; `keeping.rs` what outlives the process.
 
 mod config;
+mod ending;
 mod handshaking;
 mod keeping;
 mod rotation;

@@ -10,7 +10,7 @@
 //! A change of keys moves the session in use over by a handshake at once ([`Device::move_sessions`]): the end with the
 //! lesser key begins, and the other end only when that hasn't happened after [`YIELD`], because two handshakes that cross
 //! drop packets under way (`keypairs.rs`: the session before them goes). A session under a key that is no longer accepted
-//! lives on till that handshake, or its end.
+//! ends soon after (`ending.rs`).
 //!
 //! What it does not do: say when a key becomes the next one or the only one. That is the configuration's.
 
@@ -32,7 +32,7 @@ pub(super) const ALTERNATE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the end with the greater key leaves the move to new keys to the other.
 const YIELD: Duration = Duration::from_secs(2);
 /// So often a move is begun again; one that is put off counts too.
-const MOVES: u8 = 6;
+pub(super) const MOVES: u8 = 6;
 /// A peer that was heard of within this time has a session to go on with if a handshake fails; one that has just
 /// restarted has been silent for longer.
 const IN_USE: Duration = Duration::from_secs(1);
@@ -284,9 +284,11 @@ impl Device {
         Ok(())
     }
 
-    /// Moves the sessions in use whose keys were changed over to the newest ones: to be called when all changes are made.
+    /// Moves the sessions in use whose keys were changed over to the newest ones, and ends those whose keys are gone 15 s from
+    /// now: to be called when all changes are made.
     pub fn move_sessions(&mut self, ctx: &mut Context<'_>) {
         for slot in self.slots() {
+            self.end_removed(slot, ctx);
             let moving = self.state_mut(slot).filter(|peer| peer.moving);
             if let Some(peer) = moving {
                 peer.moves = MOVES;
@@ -356,6 +358,9 @@ impl Device {
 
     /// Whether the session in use was made with other keys than the newest.
     pub(super) fn wants_to_move(&self, peer: &PeerState) -> bool {
+        if peer.keypairs.current_ends_early() {
+            return true;
+        }
         let newest = self.owns.last().zip(peer.remotes.last());
         newest.is_some_and(|(own, remote)| {
             peer.proof.as_ref().is_none_or(|proof| {

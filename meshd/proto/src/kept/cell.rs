@@ -1,11 +1,12 @@
 //! A cell: a session as it is kept.
 
 use core::ops::Range;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::place::{Marks, MARKS};
 use super::words::{key_bytes, key_words, read, write, Words};
 use super::Memory;
 use crate::handshake::SessionKeys;
@@ -16,10 +17,15 @@ use crate::time::Time;
 pub(super) const CELL: usize = 168;
 /// Checksum, role and flags and place, indices, birth, two keys.
 const FIXED: Range<usize> = 0..12;
+/// What it was made with, written before the fixed part makes the cell valid, and never again; and when it ends, if that is
+/// sooner than its age says, else 0: a word that is whole by itself. So neither needs a checksum, and the layout is still the one
+/// of daemons that left these words 0.
+const MADE_WITH: Range<usize> = 12..12 + MARKS;
+const END: usize = 15;
 const COUNTER: usize = 16;
 const TOP: usize = 24;
 const RING: Range<usize> = 32..32 + RING_WORDS as usize;
-const _: () = assert!(RING.end <= CELL);
+const _: () = assert!(RING.end <= CELL && MADE_WITH.end <= END && END < COUNTER);
 
 /// What a session is to its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,8 +146,32 @@ impl Cell {
         self.memory.clean
     }
 
+    /// What the session was made with.
+    pub fn made_with(&self) -> Marks {
+        let mut marks = [0; MARKS];
+        for (mark, word) in marks.iter_mut().zip(&self.words[MADE_WITH]) {
+            *mark = word.load(SeqCst);
+        }
+        marks
+    }
+
+    /// When the session ends, if that is sooner than its age says.
+    pub fn end(&self) -> Option<Time> {
+        let end = self.words[END].load(SeqCst);
+        (end != 0).then_some(Time(end))
+    }
+
+    pub fn set_end(&self, end: Option<Time>) {
+        if !self.memory.is_left() {
+            self.words[END].store(end.map_or(0, |end| end.0), SeqCst);
+        }
+    }
+
     /// Writes the session down for the first time.
-    pub fn fill(&self, fixed: &Fixed, keys: &SessionKeys) {
+    pub fn fill(&self, fixed: &Fixed, keys: &SessionKeys, made_with: &Marks) {
+        for (word, mark) in self.words[MADE_WITH].iter().zip(made_with) {
+            word.store(*mark, SeqCst);
+        }
         let mut words = Zeroizing::new([0; 11]);
         words[..3].copy_from_slice(&fixed.pack());
         words[3..7].copy_from_slice(&*Zeroizing::new(key_words(&keys.send)));

@@ -23,7 +23,7 @@ mod tests;
 mod words;
 
 pub(crate) use cell::{Cell, Fixed, Kept, Role};
-pub(crate) use place::{mark, Mirror, Place, Times};
+pub(crate) use place::{mark, Marks, Mirror, Place, Times};
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 use core::time::Duration;

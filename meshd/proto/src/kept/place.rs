@@ -22,10 +22,14 @@ const ENDPOINT: Range<usize> = 16..17 + PACKED;
 const CONFIGURED: usize = 24;
 const RX_BYTES: usize = 25;
 const TX_BYTES: usize = 26;
-/// Marks of the keys that the session in use was made with.
-const PROOF: Range<usize> = 28..28 + 1 + PROOFS;
-const PROOFS: usize = 3;
+/// The [`Marks`] of the session in use.
+const PROOF: Range<usize> = 28..28 + 1 + MARKS;
 const _: () = assert!(ENDPOINT.end <= CONFIGURED && TX_BYTES < PROOF.start && PROOF.end <= PLACE);
+
+/// What a session was made with: marks of our key, the peer's and the preshared one ([`mark`]). They are only compared. All
+/// zeros, which no key's mark is: a daemon that didn't write them down has made it.
+pub(crate) type Marks = [u64; MARKS];
+pub(super) const MARKS: usize = 3;
 
 /// Where a peer is kept. Erased when the peer's last holder lets go of it.
 #[derive(Debug)]
@@ -112,12 +116,12 @@ impl Place {
         );
     }
 
-    /// Marks of the keys that the session in use was made with: ours, the peer's, the preshared one.
-    pub fn proof(&self) -> Option<[u64; PROOFS]> {
-        read::<PROOFS>(&self.words[PROOF])
+    /// What the session in use was made with.
+    pub fn proof(&self) -> Option<Marks> {
+        read::<MARKS>(&self.words[PROOF])
     }
 
-    pub fn set_proof(&self, marks: [u64; PROOFS]) {
+    pub fn set_proof(&self, marks: Marks) {
         write(&self.words[PROOF], &marks);
     }
 

@@ -1,5 +1,7 @@
 //! Alice dies, or makes way, and another alice goes on from her memory; bob notices nothing.
 
+mod ending;
+
 use core::mem;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;

@@ -1,6 +1,7 @@
 //! Keys change under traffic: in every order, with loss, reordering and duplication, with peers that know of nothing, and
 //! with eve, who has kept everything.
 
+mod ending;
 mod strangers;
 
 use super::*;
