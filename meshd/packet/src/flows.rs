@@ -79,6 +79,8 @@ pub(super) struct Leaving {
     pub place: u16,
     /// Its flow must be told to slow down: mark the packet, or drop it or a part of it.
     pub slow_down: bool,
+    /// Nothing of its flow waits behind it.
+    pub last: bool,
 }
 
 /// See the file's head.
@@ -179,6 +181,7 @@ impl Flows {
         Leaving {
             place,
             slow_down: flow.pressure.signals(now, wait, packet.len as usize),
+            last: packet.next == NONE,
         }
     }
 }
@@ -204,7 +207,8 @@ mod tests {
         for place in 0..10 {
             flows.push(1, place, 60_000, Time(0));
         }
-        assert_eq!(flows.pop(Time(0)).unwrap().place, 0);
+        let first = flows.pop(Time(0)).unwrap();
+        assert_eq!((first.place, first.last), (0, false));
         flows.push(2, 10, 84, Time(0));
         assert_eq!(drain(&mut flows), [10, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
     }
@@ -264,6 +268,7 @@ mod tests {
             if ms % 10 == 0 {
                 flows.push(2, places.pop_front().unwrap(), 84, now);
                 let mouse = flows.pop(now).unwrap();
+                assert!(mouse.last);
                 thinned[1] += u32::from(mouse.slow_down);
                 places.push_back(mouse.place);
             }

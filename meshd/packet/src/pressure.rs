@@ -61,9 +61,46 @@ impl Pressure {
     }
 }
 
+/// A signal that waits for a packet to give it with.
+///
+/// It doesn't wait long, and a packet that is alone is spared: it may well be what a flow tries after a silence, with which it found
+/// out that everything before was lost (RFC 6298, 8985). Were that lost too, the flow would be silent twice as long, each time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Due(Option<Time>);
+
+impl Due {
+    /// A signal is due from `now` on.
+    pub fn set(&mut self, now: Time) {
+        self.0 = Some(now.after(INTERVAL));
+    }
+
+    /// Whether the packet in hand may be the one to give it with; `alone`: no other is with it.
+    pub fn is_due(&self, now: Time, alone: bool) -> bool {
+        !alone && self.0.is_some_and(|until| now < until)
+    }
+
+    /// It was given.
+    pub fn clear(&mut self) {
+        self.0 = None;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_signal_is_not_given_to_what_comes_after_a_silence_or_alone() {
+        let mut due = Due::default();
+        assert!(!due.is_due(Time(0), false));
+        due.set(Time(1000 * MS));
+        assert!(due.is_due(Time(1010 * MS), false));
+        assert!(!due.is_due(Time(1010 * MS), true), "alone");
+        assert!(!due.is_due(Time(1200 * MS), false), "a timeout later");
+        due.set(Time(1300 * MS));
+        due.clear();
+        assert!(!due.is_due(Time(1301 * MS), false), "once");
+    }
 
     const MS: u64 = 1_000_000;
 

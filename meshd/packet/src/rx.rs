@@ -20,7 +20,7 @@ use meshd_proto::{classify, Batch, Endpoint, Kind, Local, Reader, Table, Time, V
 use super::ecn;
 use super::icmp::Pace;
 use super::outbox::{Outbox, Posting};
-use super::pressure::Pressure;
+use super::pressure::{Due, Pressure};
 use super::relay::{self, Fate};
 use super::shared::{ProbeArrival, Settings, Shared};
 use super::{Lane, Switches};
@@ -51,7 +51,7 @@ pub(super) struct Rx {
     pace: Pace,
     pressure: Pressure,
     /// The next TCP segment with much in it must tell its flow to slow down.
-    slow_down: bool,
+    slow_down: Due,
     gone: bool,
 }
 
@@ -90,7 +90,7 @@ impl Rx {
             out: Outbox::new(switches.gso),
             pace: Pace::new(),
             pressure: Pressure::default(),
-            slow_down: false,
+            slow_down: Due::default(),
             gone: false,
         }
     }
@@ -225,7 +225,9 @@ impl Rx {
         opener.finish(arena);
         // All of it had arrived at the start: the last of it waited till now.
         let done = Time(clock::boottime_ns());
-        *slow_down |= pressure.signals(done, done.since(now), bytes);
+        if pressure.signals(done, done.since(now), bytes) {
+            slow_down.set(done);
+        }
     }
 }
 
@@ -248,7 +250,7 @@ struct Opener<'t, 'a> {
     settings: &'a Settings,
     posting: Posting<'t, 'a>,
     pace: &'a mut Pace,
-    slow_down: &'a mut bool,
+    slow_down: &'a mut Due,
     coalescer: &'a mut Coalescer,
     tun: &'a Tun,
     gone: &'a mut bool,
@@ -263,24 +265,26 @@ impl Opener<'_, '_> {
         if let Some(receiver) = self.table.receiver(group.receiver) {
             let wake = receiver.open(self.table, self.now, &group.from, arena, batch);
             self.shared.wake(wake);
+            let alone = batch.len() == 1;
             for opened in batch
                 .opened()
                 .iter()
                 .filter(|opened| opened.verdict == Verdict::Packet)
             {
-                self.deliver(group.ecn, arena, opened.at..opened.at + opened.len);
+                let at = opened.at..opened.at + opened.len;
+                self.deliver(group.ecn, arena, at, alone);
             }
         }
         batch.clear();
     }
 
-    fn deliver(&mut self, outer_ecn: u8, arena: &mut [u8], at: Range<usize>) {
+    fn deliver(&mut self, outer_ecn: u8, arena: &mut [u8], at: Range<usize>, alone: bool) {
         let packet = &mut arena[at.clone()];
         if !ecn::decapsulate(packet, outer_ecn) {
             return;
         }
-        if *self.slow_down && bulk(packet) {
-            *self.slow_down = false;
+        if self.slow_down.is_due(self.now, alone) && bulk(packet) {
+            self.slow_down.clear();
             // A flow that can be told is told; another loses the segment.
             if !ecn::mark(packet) {
                 return;

@@ -214,11 +214,12 @@ impl Sender<'_, '_> {
             }
             return;
         };
-        // A flow that can be told is told; of another the first segment is lost.
+        // A flow that can be told is told; of another the first segment is lost, unless it is all there is (see `Due`).
         let lost = leaving.slow_down && !ecn::mark(packet);
         let Ok(mut segments) = Segments::new(&vnet, packet) else {
             return;
         };
+        let lost = lost && !(leaving.last && segments.count() == 1);
         let ecn = ecn::outer(packet);
         let limit = too_big::limit(&self.posting, route, segments.len(0));
         if segments.len(0) > limit {
