@@ -1,9 +1,12 @@
 //! The UNIX sockets people talk to: `/run/wireguard/NAME.sock` and meshd's own.
 //!
-//! Strategy: bound with mode 0600 from the first moment; a socket file left by a dead daemon is replaced, one that answers is
+//! Strategy: bound with mode 0600 from the first moment, under another name until it listens: between the two the kernel refuses
+//! connections, and wg(8) takes the file of a socket that refuses for a dead daemon's and deletes it (wireguard-tools,
+//! ipc-uapi-unix.h, userspace_has_wireguard_interface). A socket file left by a dead daemon is replaced, one that answers is
 //! not; removed again on drop if it is still the file made here. Each connection comes with its peer's credentials.
 use crate::error::{Context, Error, Result};
 use crate::sys::{self, Zeroed};
+use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::mem;
@@ -38,24 +41,29 @@ impl Listener {
     /// directory must exist.
     pub fn bind(path: &Path) -> Result<Self> {
         let what = || format!("listen on {}", path.display());
-        let address = address(path).map_err(|e| Error::new(what(), e))?;
+        address(path).map_err(|e| Error::new(what(), e))?;
         let fd =
             sys::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0).context(what)?;
         // On Linux the file gets the socket inode's mode: setting it before bind leaves no moment with a wider one.
         // SAFETY: integers only.
         sys::check(unsafe { libc::fchmod(fd.as_raw_fd(), 0o600) }).context(what)?;
-        match bind(fd.as_fd(), &address) {
-            Err(e) if e.raw_os_error() == Some(libc::EADDRINUSE) => {
-                if UnixStream::connect(path).is_ok() {
-                    return Err(Error::new(what(), e));
-                }
-                remove_socket(path).context(what)?;
-                bind(fd.as_fd(), &address).context(what)?;
-            }
-            other => other.context(what)?,
-        }
+        let draft = Draft::new(path);
+        // Left by a dead one of our number.
+        remove_socket(&draft.0).context(what)?;
+        let address = address(&draft.0).map_err(|e| Error::new(what(), e))?;
+        bind(fd.as_fd(), &address).context(what)?;
         // SAFETY: integers only.
         sys::check(unsafe { libc::listen(fd.as_raw_fd(), 64) }).context(what)?;
+        let mut tries = 0;
+        while let Err(e) = rename_new(&draft.0, path) {
+            let there = e.raw_os_error() == Some(libc::EEXIST);
+            if !there || tries == TRIES || UnixStream::connect(path).is_ok() {
+                let in_use = io::Error::from_raw_os_error(libc::EADDRINUSE);
+                return Err(Error::new(what(), if there { in_use } else { e }));
+            }
+            tries += 1;
+            remove_socket(path).context(what)?;
+        }
         let file = fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()));
         Ok(Self {
             inner: UnixListener::from(fd),
@@ -125,6 +133,44 @@ impl Drop for Listener {
     }
 }
 
+/// Others who start at the same time, or delete what is dead at the same time, come in between at most so often.
+const TRIES: u32 = 8;
+
+/// Where a socket is until it listens: beside its place, with no `.sock` at the end, since such names are taken for interfaces.
+struct Draft(PathBuf);
+
+impl Draft {
+    fn new(path: &Path) -> Self {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        Self(path.with_file_name(format!(".{name}.{}", std::process::id())))
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // It is there only after a failure, which has been said.
+        let _ = remove_socket(&self.0);
+    }
+}
+
+/// renameat2(2) with RENAME_NOREPLACE: EEXIST when something is at `to`.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
+    let (from, to) = (text(from)?, text(to)?);
+    // SAFETY: both strings are live and end in zero. Not by libc's function: musl has none.
+    sys::check_len(unsafe {
+        libc::syscall(
+            libc::SYS_renameat2,
+            libc::AT_FDCWD,
+            from.as_ptr(),
+            libc::AT_FDCWD,
+            to.as_ptr(),
+            libc::RENAME_NOREPLACE,
+        ) as isize
+    })
+    .map(drop)
+}
+
 fn address(path: &Path) -> io::Result<libc::sockaddr_un> {
     let mut address = libc::sockaddr_un::zeroed();
     let bytes = path.as_os_str().as_bytes();
@@ -147,16 +193,21 @@ fn bind(fd: BorrowedFd<'_>, address: &libc::sockaddr_un) -> io::Result<()> {
     sys::check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const *address).cast(), len) }).map(drop)
 }
 
-/// Removes what is at `path` if it is a socket, and refuses to remove anything else.
+/// Removes what is at `path` if it is a socket, and refuses to remove anything else. Fine if nothing is there (any more).
 fn remove_socket(path: &Path) -> io::Result<()> {
-    let is_socket = fs::symlink_metadata(path)?.mode() & libc::S_IFMT == libc::S_IFSOCK;
-    if !is_socket {
-        return Err(io::Error::new(
+    let done = fs::symlink_metadata(path).and_then(|file| {
+        if file.mode() & libc::S_IFMT == libc::S_IFSOCK {
+            return fs::remove_file(path);
+        }
+        Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
             "a file that is not a socket is in the way",
-        ));
+        ))
+    });
+    match done {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
     }
-    fs::remove_file(path)
 }
 
 /// SO_PEERCRED of a connected UNIX socket.
@@ -185,6 +236,8 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::os::unix::fs::PermissionsExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::Barrier;
 
     fn folder(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("meshd-os-{}-{name}", std::process::id()));
@@ -234,6 +287,41 @@ mod tests {
         );
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         fs::remove_dir_all(dir).unwrap();
+    }
+
+    /// What wg(8) does to find an interface.
+    fn look_like_wg(path: &Path) {
+        let refused = |e: io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
+        if UnixStream::connect(path).is_err_and(refused) {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    #[test]
+    fn who_deletes_dead_sockets_finds_none_in_the_making() {
+        let dir = folder("race");
+        let path = dir.join("x.sock");
+        let (start, done) = (Barrier::new(2), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                start.wait();
+                while !done.load(Ordering::Relaxed) {
+                    look_like_wg(&path);
+                }
+            });
+            start.wait();
+            for _ in 0..2000 {
+                let listener = Listener::bind(&path);
+                done.store(listener.is_err(), Ordering::Relaxed);
+                let there = listener.unwrap().in_place();
+                done.store(!there, Ordering::Relaxed);
+                assert!(there, "the file of a living socket was deleted");
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        let left = fs::read_dir(&dir).unwrap().count();
+        assert_eq!(left, 0, "no draft stays");
+        fs::remove_dir(dir).unwrap();
     }
 
     #[test]
