@@ -140,7 +140,8 @@ pub fn is_wanted(conf: &Conf) -> bool {
     !families(conf).is_empty()
 }
 
-/// Whether answers of the TCP service at `port` reach a client at `to`, by the mesh or past it.
+/// Whether answers of the TCP service at `port` reach a client at `to`, by the mesh or past it; with `RouteUsers`, if it is run
+/// by one of them.
 pub fn may_answer(conf: &Conf, to: IpAddr, port: u16) -> bool {
     let family = Family::of(to);
     let client = Cidr {
@@ -149,8 +150,6 @@ pub fn may_answer(conf: &Conf, to: IpAddr, port: u16) -> bool {
     };
     let within = |(addr, prefix)| Cidr { addr, prefix }.contains(client);
     !families(conf).contains(&family)
-        // sshd's sockets are root's, which is never one of the users.
-        || !conf.interface.route_users.is_empty()
         || to.is_loopback()
         || conf.interface.kill_switch_allow.contains(&TcpPort(port))
         || mesh_networks(conf, family).into_iter().any(within)

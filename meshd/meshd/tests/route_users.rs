@@ -307,7 +307,6 @@ fn a_list_that_cannot_be_kept_is_refused() {
         assert_eq!(code, 3, "{interface}{err}");
         assert!(err.contains(why), "{err}");
     }
-    // Whoever administers the host over its uplink is not cut off: sshd's sockets are root's.
     let conf = mesh.interface(1, "RouteUsers = 7\n")
         + &mesh.peer(2, "").replace("fd77::2/128", "0.0.0.0/0");
     host.sh("echo nameserver 127.0.0.53 > /etc/resolv.conf");
@@ -315,4 +314,54 @@ fn a_list_that_cannot_be_kept_is_refused() {
     let (code, _, err) = host.try_meshd(&["stage", NAME, "--id", &id], &conf);
     assert_eq!(code, 0, "{err}");
     assert!(err.contains("a resolver on this host"), "{err}");
+}
+
+#[test]
+fn an_administrator_over_the_uplink_is_not_locked_out() {
+    let Some([mut host]) = common::hosts::<1>() else {
+        return;
+    };
+    host.run(NAME);
+    let mesh = Mesh::new(2);
+    let peer = mesh.peer(2, "").replace("fd77::2/128", "0.0.0.0/0");
+    let conf = |extra: &str| mesh.interface(1, &format!("RouteUsers = 7\n{extra}")) + &peer;
+    let over_ssh = |conf: &str, port: u16| {
+        let id = common::sha256(conf);
+        host.sh(&format!(
+            "SSH_CONNECTION='198.51.100.7 50000 192.0.2.1 {port}' {} stage {NAME} --id {id} << 'END' 2>&1; echo $?\n{conf}END",
+            common::MESHD
+        ))
+    };
+    // sshd's sockets are root's, who is none of the users; another server may be run by one.
+    let server = |uid| {
+        let at: SocketAddr = "0.0.0.0:0".parse().unwrap();
+        as_user(&host, uid, || TcpListener::bind(at).unwrap())
+    };
+    let (roots, anothers, users) = (server(0), server(8), server(7));
+    let port = |server: &TcpListener| server.local_addr().unwrap().port();
+    for free in [&roots, &anothers] {
+        let said = over_ssh(&conf(""), port(free));
+        assert!(said.ends_with("0\n"), "{said}");
+    }
+    let refused = over_ssh(&conf(""), port(&users));
+    let hint = format!("add KillSwitchAllow = tcp/{}", port(&users));
+    assert!(
+        refused.contains("runs as user 7") && refused.contains(&hint) && refused.ends_with("3\n"),
+        "{refused}"
+    );
+    let allowed = conf(&format!("KillSwitchAllow = tcp/{}\n", port(&users)));
+    let said = over_ssh(&allowed, port(&users));
+    assert!(said.ends_with("0\n"), "{said}");
+
+    // Root's answers from the uplink's own address would go by the mesh.
+    let same = conf("Address = 192.0.2.1/32\n");
+    let refused = over_ssh(&same, port(&roots));
+    assert!(
+        refused.contains("192.0.2.1 is an address of eth0 too") && refused.ends_with("3\n"),
+        "{refused}"
+    );
+    // The interface has its own while it runs.
+    host.apply(NAME, &conf(""));
+    let said = over_ssh(&conf("MTU = 1400\n"), port(&roots));
+    assert!(said.ends_with("0\n"), "{said}");
 }

@@ -16,6 +16,7 @@ use super::client::Client;
 use super::close;
 use super::options::Options;
 use super::print;
+use super::reach;
 use super::space;
 use crate::closed::Closed;
 use crate::conf::{Conf, PrivateKey};
@@ -49,16 +50,19 @@ pub fn stage(options: &Options) -> Outcome {
         );
     }
     let mut client = Client::connect(&options.name)?;
-    client.ask(&stage_request(&options.id, &bytes)?, Duration::ZERO)?;
+    client.ask(
+        &stage_request(&options.name, &options.id, &bytes)?,
+        Duration::ZERO,
+    )?;
     let path = paths::next(&options.name);
     write_private(&path, &bytes)
         .map_err(|error| Failure::new(path.display().to_string(), error, "run it as root").into())
 }
 
-fn stage_request(id: &str, bytes: &[u8]) -> Result<Request, Vec<Failure>> {
+fn stage_request(name: &str, id: &str, bytes: &[u8]) -> Result<Request, Vec<Failure>> {
     let parsed = parse("conf", bytes)?;
     if let Some(conf) = &parsed.conf {
-        close::check_reach(conf)?;
+        reach::check(name, conf)?;
         close::warn_of_gaps(conf);
     }
     let in_file = |conf: &&Conf| matches!(conf.interface.private_key, PrivateKey::File(_));
@@ -90,7 +94,10 @@ pub fn switch(options: &Options) -> Outcome {
             let Some(bytes) = staged(&options.name, &options.id) else {
                 return Err(failures);
             };
-            client.ask(&stage_request(&options.id, &bytes)?, Duration::ZERO)?;
+            client.ask(
+                &stage_request(&options.name, &options.id, &bytes)?,
+                Duration::ZERO,
+            )?;
             client.ask(&request, Duration::ZERO)?
         }
         other => other?,

@@ -9,6 +9,7 @@ mod client;
 mod close;
 mod keys;
 mod options;
+mod reach;
 mod service;
 mod show;
 mod space;

@@ -245,7 +245,7 @@ fn the_default_of_some_users_leaves_the_others_alone() {
         nobody.table.unwrap().rules.last(),
         Some(&Filter::accept(vec![]))
     );
-    assert!(may_answer(&conf, "198.51.100.9".parse().unwrap(), 22));
+    assert!(!may_answer(&conf, "198.51.100.9".parse().unwrap(), 22));
 }
 
 #[test]
