@@ -208,7 +208,13 @@ impl Session {
 
     /// Whether it ends sooner than its age says.
     pub(crate) fn ends_early(&self) -> bool {
-        self.end.load(Ordering::Relaxed) < self.born.after(REJECT_AFTER_TIME).0
+        self.early_end().is_some()
+    }
+
+    /// When it ends, if that is sooner than its age says.
+    pub(crate) fn early_end(&self) -> Option<Time> {
+        let end = Time(self.end.load(Ordering::Relaxed));
+        (end < self.born.after(REJECT_AFTER_TIME)).then_some(end)
     }
 
     /// The cell first: who comes after us must not let it live longer than we did.

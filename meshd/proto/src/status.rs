@@ -44,6 +44,8 @@ pub struct PeerStatus {
     pub last_sent: Option<Time>,
     /// Whether a session can be used for sending now.
     pub connected: bool,
+    /// When the session in use ends because a key that it was made with is gone; `None`: by its age.
+    pub ends: Option<Time>,
     /// Initiations sent in the handshake that is under way; 0 when none is.
     pub attempts: u32,
     /// Why there is no session, as far as is known. Cleared when a handshake completes.

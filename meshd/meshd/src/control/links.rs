@@ -3,7 +3,8 @@
 //!
 //! Strategy: a round asks every peer at once. Echoes go out at growing distances until one is answered; a peer that
 //! stays silent is asked for a handshake, which needs no answer to pings. A peer counts as alive when it answered an
-//! echo or when anything authentic has come from it since the round began. An idle device has no round and needs no time.
+//! echo or when anything authentic has come from it since the round began; but not while the session it comes under is about to
+//! end because its keys are gone, which says nothing about later. An idle device has no round and needs no time.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -77,6 +78,8 @@ struct Target {
     echoes: Vec<(u16, Time)>,
     sent: u32,
     answered: u32,
+    /// Its session ends soon.
+    ending: bool,
     alive: bool,
     rtt: Option<Duration>,
 }
@@ -102,6 +105,7 @@ impl Links {
             echoes: Vec::new(),
             sent: 0,
             answered: 0,
+            ending: false,
             alive: false,
             rtt: None,
         };
@@ -182,7 +186,7 @@ impl Links {
             .values_mut()
             .filter(|target| target.to == Some(from))
         {
-            target.alive = true;
+            target.alive |= !target.ending;
             target.answered += 1;
             if let Some((_, sent)) = target.echoes.iter().find(|(number, _)| *number == sequence) {
                 target.rtt = Some(at.since(*sent));
@@ -195,15 +199,24 @@ impl Links {
         let Some(round) = &mut self.round else { return };
         let started = round.started;
         if let Some(target) = round.targets.get_mut(key).filter(|_| at >= started) {
-            target.alive = true;
+            target.alive |= !target.ending;
         }
     }
 
-    /// A session with the peer is in use: echoes that waited for it would tell too long a round trip, so a fresh one is
+    /// Whether the session with the peer is about to end. To be said before the round's first echo can be answered.
+    pub fn is_ending(&mut self, key: &PublicKey, ending: bool) {
+        let Some(round) = &mut self.round else { return };
+        if let Some(target) = round.targets.get_mut(key) {
+            target.ending = ending;
+        }
+    }
+
+    /// A session with the peer is in use that lasts: echoes that waited for it would tell too long a round trip, so a fresh one is
     /// sent at once.
     pub fn established(&mut self, now: Time, key: &PublicKey) {
         let Some(round) = &mut self.round else { return };
         if let Some(target) = round.targets.get_mut(key) {
+            target.ending = false;
             target.alive = true;
             target.sent = target.sent.saturating_sub(target.echoes.len() as u32);
             target.echoes.clear();

@@ -366,7 +366,11 @@ impl Mesh {
         let now = world::now();
         match event {
             Event::Established(key) => {
-                self.links.established(now, key);
+                let interface = self.engine.interface.as_ref();
+                let peer = interface.and_then(|interface| interface.device.peer(key, now));
+                if peer.is_none_or(|peer| peer.ends.is_none()) {
+                    self.links.established(now, key);
+                }
                 if let Err(error) = self.state.note(self.engine.labels()) {
                     eprintln!(
                         "meshd: warning: {}: {error}",

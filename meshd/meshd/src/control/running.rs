@@ -157,9 +157,11 @@ impl Mesh {
         let limit = shared
             .map(|shared| shared.path_limit())
             .filter(|limit| *limit < mtu);
-        // Whatever came after the probe is fresher than its outcome.
-        let alive = vitals
-            .map(|vitals| vitals.alive || peer.last_received.is_some_and(|at| at > vitals.at));
+        // Whatever came after the probe is fresher than its outcome; what comes under a session that is about to end is not.
+        let alive = vitals.map(|vitals| {
+            let fresh = peer.last_received.is_some_and(|at| at > vitals.at);
+            (vitals.alive || fresh) && peer.ends.is_none()
+        });
         PeerStatus {
             name: configured.and_then(|peer| peer.name.clone()),
             public_key: peer.public_key.to_base64(),
@@ -193,6 +195,10 @@ impl Mesh {
 
     /// Why a peer that was probed isn't alive, as a sentence.
     fn reason(&self, peer: &CoreStatus, configured: Option<&Endpoint>) -> String {
+        if let Some(end) = peer.ends {
+            let left = end.since(world::now()).as_secs();
+            return format!("its session was made with a key that is gone, and ends in {left} s");
+        }
         if let Some(Host::Name(name)) = configured.map(|endpoint| &endpoint.host) {
             if self.lookups.failed(name) && !peer.connected {
                 return format!("endpoint name does not resolve: {name}");

@@ -237,6 +237,7 @@ impl Mesh {
         // Looking at every peer is for when something is due; echoes that come back are heard of at once.
         if self.links.next_timeout().is_some_and(|at| at <= now) {
             for peer in interface.device.peers(now) {
+                self.links.is_ending(&peer.public_key, peer.ends.is_some());
                 if let Some(at) = peer.last_received.filter(|at| *at > since) {
                     self.links.heard(&peer.public_key, at);
                 }

@@ -191,6 +191,10 @@ impl PeerState {
             last_received: moment(shared.rx.last.load(Ordering::Relaxed)),
             last_sent: moment(shared.tx.last.load(Ordering::Relaxed)),
             connected: self.keypairs.sending(now).is_some(),
+            ends: self
+                .keypairs
+                .sending(now)
+                .and_then(|session| session.early_end()),
             attempts: self.attempts,
             trouble: self.trouble,
         }

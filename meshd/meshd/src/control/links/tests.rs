@@ -88,6 +88,32 @@ fn a_peer_that_answers_no_ping_is_alive_by_its_handshake() {
 }
 
 #[test]
+fn what_comes_under_a_session_that_is_about_to_end_does_not_count() {
+    for moves in [false, true] {
+        let mut links = begun();
+        links.is_ending(&A, true);
+        links.due(ms(0));
+        links.answered(ms(1), ip("10.0.0.1"), 1);
+        links.heard(&A, ms(2));
+        assert!(!links.settled([&A]), "it may still move");
+        if moves {
+            links.established(ms(700), &A);
+        }
+        while let Some(next) = links.next_timeout() {
+            links.due(next);
+        }
+        assert_eq!(links.vitals(&A).unwrap().alive, moves);
+    }
+    // Its keys are back.
+    let mut links = begun();
+    links.is_ending(&A, true);
+    links.due(ms(0));
+    links.is_ending(&A, false);
+    links.answered(ms(1), ip("10.0.0.1"), 1);
+    assert!(links.settled([&A]));
+}
+
+#[test]
 fn echoes_that_waited_for_a_session_tell_no_round_trip() {
     let mut links = begun();
     links.due(ms(0));
