@@ -146,6 +146,36 @@ fn over_ipv6_as_well() {
 }
 
 #[test]
+fn tcp_passes_where_a_firewall_inside_drops_what_says_too_big() {
+    let Some(([a, b], _)) = pair(["192.0.2.1", "192.0.2.2"]) else {
+        return;
+    };
+    for host in [&a, &b] {
+        host.sh("nft 'add table inet deaf
+             add chain inet deaf in { type filter hook input priority 0; }
+             add rule inet deaf in iifname \"prod\" icmp type != echo-request counter drop
+             add rule inet deaf in iifname \"prod\" icmpv6 type != echo-request counter drop'");
+        // As it is for a host that has no offloads: each packet is one segment.
+        host.sh("ethtool -K prod tso off gso off");
+        narrow(host, 1400);
+    }
+    let start = Instant::now();
+    transfer(&a, &b, "10.77.0.2", 4);
+    transfer(&b, &a, "fd77::1", 4);
+    let took = start.elapsed();
+    eprintln!("8 MiB without a word of the path: {took:?}");
+    assert!(took < Duration::from_secs(30), "{took:?}");
+    assert_eq!((mtu(&a), mtu(&b)), (1328, 1328));
+    // One that begins when the path is known.
+    transfer(&a, &b, "fd77::2", 4);
+    let rules = a.sh("nft list table inet deaf");
+    assert!(
+        !rules.contains("packets 0 "),
+        "it was told and did not hear: {rules}"
+    );
+}
+
+#[test]
 fn on_a_link_too_narrow_for_the_least_packet_the_outer_ones_are_fragmented() {
     for outer in [
         ["192.0.2.1", "192.0.2.2"],

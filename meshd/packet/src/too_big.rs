@@ -1,13 +1,14 @@
 //! Packets that are longer than the path to their peer takes (see `control/path_mtu.rs` for how that is known).
 //!
-//! Strategy: a super-packet of TCP is cut into shorter segments and nobody notices; an IPv4 packet that may be fragmented is;
-//! whoever sent anything else is told how long it may be (RFC 1191, RFC 8201), and sends again. A packet below
-//! [`PATH_FLOOR`] costs one comparison, a larger one two loads.
+//! Strategy: TCP is cut into shorter segments and nobody notices, so that it goes on where a firewall inside hears no ICMP, whenever
+//! the connection began; whoever sent segments of that length is told all the same, since longer and shorter ones by turns
+//! are a waste. An IPv4 packet that may be fragmented is; whoever sent anything else is told how long it may be (RFC 1191,
+//! RFC 8201), and sends again. A packet below [`PATH_FLOOR`] costs one comparison, a larger one two loads.
 
 use std::net::IpAddr;
 
 use meshd_os::checksum;
-use meshd_os::offload::Segments;
+use meshd_os::offload::{Segments, VnetHeader};
 use meshd_proto::{Route, Table, PATH_FLOOR};
 
 use super::icmp::{self, Pace, Trouble};
@@ -30,6 +31,8 @@ pub(super) fn limit(posting: &Posting<'_, '_>, route: &Route, len: usize) -> usi
 pub(super) enum Fit {
     /// It fits.
     Fits,
+    /// It fits, cut into more packets than its sender made: to be told.
+    Cut,
     /// It went off in fragments.
     Fragmented,
     /// It can't be sent; its sender is to be told.
@@ -44,8 +47,9 @@ pub(super) fn fit<'t>(
     limit: usize,
     ecn: u8,
 ) -> Fit {
-    if segments.len(0) <= limit || segments.shorten(limit) {
-        return Fit::Fits;
+    let was = segments.count();
+    if segments.shorten(limit) {
+        return if was == 1 { Fit::Cut } else { Fit::Fits };
     }
     for i in 0..segments.count() {
         // Off the path of data: memory for one packet.
@@ -58,7 +62,7 @@ pub(super) fn fit<'t>(
     Fit::Fragmented
 }
 
-/// What a hub passes on and doesn't fit: fragmented, or its sender told.
+/// What a hub passes on and doesn't fit: cut or fragmented, or its sender told.
 pub(super) fn pass_on<'t>(
     packet: &[u8],
     limit: usize,
@@ -67,8 +71,18 @@ pub(super) fn pass_on<'t>(
     ecn: u8,
     (pace, posting): (&mut Pace, &mut Posting<'t, '_>),
 ) {
-    let sent = fragment(packet, limit, |piece| post(posting, route, piece, ecn));
-    if !sent && pace.allows(posting.now) {
+    let cut = Segments::new(&VnetHeader::PLAIN, packet).ok();
+    let cut = cut.and_then(|mut segments| segments.shorten(limit).then_some(segments));
+    if let Some(segments) = cut {
+        for i in 0..segments.count() {
+            if let Some(slot) = posting.slot(route, segments.len(i), ecn) {
+                segments.write(i, slot);
+            }
+        }
+    } else if fragment(packet, limit, |piece| post(posting, route, piece, ecn)) {
+        return;
+    }
+    if pace.allows(posting.now) {
         relay::tell(trouble(limit), packet, table, addresses, posting);
     }
 }

@@ -226,11 +226,13 @@ impl Sender<'_, '_> {
             match too_big::fit(&mut self.posting, route, &mut segments, limit, ecn) {
                 Fit::Fits => {}
                 Fit::Fragmented => return,
-                Fit::TooBig => {
+                fit @ (Fit::Cut | Fit::TooBig) => {
                     if self.pace.allows(self.posting.now) {
                         tell(self.tun, |out| too_big::error(packet, limit, out));
                     }
-                    return;
+                    if let Fit::TooBig = fit {
+                        return;
+                    }
                 }
             }
         }

@@ -10,6 +10,8 @@ use crate::checksum::{self, Partial};
 
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
+const ACK: u8 = 0x10;
+const ECE: u8 = 0x40;
 const CWR: u8 = 0x80;
 
 /// Why a packet from the TUN can't be cut. It is dropped.
@@ -98,10 +100,14 @@ impl<'a> Segments<'a> {
         }
     }
 
-    /// Cuts a super-packet of TCP into segments of at most `limit` bytes instead of those it came with; whether it could.
+    /// Cuts a packet of TCP into segments of at most `limit` bytes instead of those it came with; whether it could. A plain packet
+    /// is cut as a super-packet is, unless that could be told from the stream that was sent: see [`Segments::divisible`].
     pub fn shorten(&mut self, limit: usize) -> bool {
-        let payload = self.packet.len();
-        let Some(cut) = self.cut.as_mut().filter(|cut| cut.kind == Upper::Tcp) else {
+        let given = match self.cut {
+            None => self.divisible(),
+            cut => cut.filter(|cut| cut.kind == Upper::Tcp),
+        };
+        let Some(mut cut) = given else {
             return false;
         };
         let size = limit.saturating_sub(cut.headers).min(cut.size);
@@ -109,8 +115,38 @@ impl<'a> Segments<'a> {
             return false;
         }
         cut.size = size;
-        self.count = (payload - cut.headers).div_ceil(size).max(1);
+        self.count = (self.packet.len() - cut.headers).div_ceil(size).max(1);
+        self.cut = Some(cut);
         true
+    }
+
+    /// How a plain packet is cut, if that is harmless: TCP with data, which bears no SYN, RST or urgent data, is not signed as a
+    /// whole (RFC 2385, RFC 5925), and is intact, since every segment gets a true checksum. IPv4 that may be fragmented is left to
+    /// that, for want of identifications.
+    fn divisible(&self) -> Option<Cut> {
+        let headers = Headers::read(self.packet)?;
+        let dont_fragment = self.packet.get(6)? & 0x40 != 0;
+        if headers.ipv4 && !dont_fragment {
+            return None;
+        }
+        let vnet = VnetHeader {
+            gso: if headers.ipv4 { Gso::TcpV4 } else { Gso::TcpV6 },
+            gso_size: u16::MAX,
+            header_len: 0,
+            checksum: self
+                .unfinished
+                .map(|(start, field)| (start as u16, (field - start) as u16)),
+        };
+        let cut = plan(&vnet, self.packet).ok()?;
+        let upper = &self.packet[cut.upper..];
+        let intact = || {
+            let pseudo = checksum::pseudo(&self.packet[headers.addresses()], TCP, upper.len());
+            checksum::verifies(upper, pseudo)
+        };
+        let plain = upper[13] & !(FIN | PSH | ACK | ECE | CWR) == 0
+            && !is_signed(&upper[20..cut.headers - cut.upper])
+            && (self.unfinished.is_some() || intact());
+        plain.then_some(cut)
     }
 
     /// Whether there is nothing to send: never, the shortest packet is a header.
@@ -177,6 +213,25 @@ impl<'a> Segments<'a> {
         }
         if i > 0 {
             tcp[13] &= !CWR;
+        }
+    }
+}
+
+/// Whether options of TCP have a signature of the segment among them, or can't be read.
+fn is_signed(mut options: &[u8]) -> bool {
+    const END: u8 = 0;
+    const NOTHING: u8 = 1;
+    const MD5: u8 = 19;
+    const AUTHENTICATION: u8 = 29;
+    loop {
+        match options {
+            [] | [END, ..] => return false,
+            [NOTHING, rest @ ..] => options = rest,
+            [MD5 | AUTHENTICATION, ..] => return true,
+            [_, len, ..] if (2..=options.len()).contains(&usize::from(*len)) => {
+                options = &options[usize::from(*len)..];
+            }
+            _ => return true,
         }
     }
 }

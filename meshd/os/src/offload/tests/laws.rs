@@ -179,17 +179,64 @@ proptest! {
     }
 
     #[test]
+    fn a_packet_too_long_for_its_path_is_cut_into_the_stream_it_holds(
+        ipv4: bool, ext in prop::bool::weighted(0.2), limit in 100usize..1500, len in 1usize..1400, flags in 0u8..8, unfinished: bool, seed: u8,
+    ) {
+        let payload: Vec<u8> = (0..len).map(|i| (i as u8).wrapping_mul(seed | 1)).collect();
+        let mut recipe = Recipe::plain(ipv4, true, payload.clone());
+        recipe.sequence = u32::MAX - 10;
+        // FIN, PSH and CWR.
+        recipe.flags = 0x10 | flags & 1 | (flags & 2) << 2 | (flags & 4) << 5;
+        if ext {
+            recipe.ip_options = vec![1, 1, 1, 0];
+        }
+        let mut packet = recipe.build();
+        let whole = Headers::read(&packet).unwrap();
+        let mut vnet = VnetHeader::PLAIN;
+        if unfinished {
+            let pseudo = checksum::pseudo(&packet[whole.addresses()], TCP, packet.len() - whole.upper);
+            packet[whole.upper + 16..whole.upper + 18].copy_from_slice(&checksum::fold(pseudo).to_ne_bytes());
+            vnet.checksum = Some((whole.upper as u16, 16));
+        }
+        let mut segments = Segments::new(&vnet, &packet).unwrap();
+        prop_assert!(segments.shorten(limit));
+        let mut stream = Vec::<u8>::new();
+        for i in 0..segments.count() {
+            let mut segment = vec![0; segments.len(i)];
+            segments.write(i, &mut segment);
+            prop_assert!(segment.len() <= limit);
+            prop_assert_eq!(packet_len(&segment), Some(segment.len()));
+            let h = Headers::read(&segment).unwrap();
+            prop_assert_eq!((h.upper, h.protocol), (whole.upper, TCP));
+            let pseudo = checksum::pseudo(&segment[h.addresses()], TCP, segment.len() - h.upper);
+            prop_assert!(checksum::verifies(&segment[h.upper..], pseudo));
+            prop_assert!(!ipv4 || checksum::verifies(&segment[..h.upper], 0));
+            let tcp = &segment[h.upper..];
+            let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+            prop_assert_eq!(sequence, recipe.sequence.wrapping_add(stream.len() as u32));
+            let last = i + 1 == segments.count();
+            prop_assert_eq!(tcp[13] & 0x09, if last { recipe.flags & 0x09 } else { 0 });
+            prop_assert_eq!(tcp[13] & 0x80, if i == 0 { recipe.flags & 0x80 } else { 0 });
+            stream.extend(&tcp[32..]);
+        }
+        prop_assert_eq!(stream, payload);
+    }
+
+    #[test]
     fn hostile_bytes_never_panic(vnet: [u8; VNET_LEN], mut packet in prop::collection::vec(any::<u8>(), 0..200), v6: bool, protocol in 0u8..64) {
         if packet.len() > 20 {
             packet[0] = if v6 { 0x60 } else { 0x45 };
             packet[if v6 { 6 } else { 9 }] = protocol;
         }
         let _ = Headers::read(&packet);
-        if let Some(Ok(segments)) = VnetHeader::read(&vnet).map(|vnet| Segments::new(&vnet, &packet)) {
-            for i in 0..segments.count() {
-                let mut out = vec![0; segments.len(i)];
-                prop_assert!(!out.is_empty() && out.len() <= packet.len());
-                segments.write(i, &mut out);
+        if let Some(Ok(mut segments)) = VnetHeader::read(&vnet).map(|vnet| Segments::new(&vnet, &packet)) {
+            for limit in [usize::MAX, 100] {
+                for i in 0..segments.count() {
+                    let mut out = vec![0; segments.len(i)];
+                    prop_assert!(!out.is_empty() && out.len() <= packet.len());
+                    segments.write(i, &mut out);
+                }
+                segments.shorten(limit.min(100));
             }
         }
         let merged = merge(&[packet.clone(), packet.clone()], BOTH);

@@ -230,3 +230,45 @@ fn lengths_are_believed_only_within_bounds() {
     assert_eq!(packet_len(&[]), None);
     assert_eq!(packet_len(&[0x50; 40]), None);
 }
+
+#[test]
+fn what_would_be_told_from_what_was_sent_is_not_cut() {
+    let plain = Recipe::plain(true, true, vec![7; 1000]);
+    let shortens = |recipe: &Recipe, spoil: bool| {
+        let mut packet = recipe.build();
+        let last = packet.len() - 1;
+        packet[last] ^= u8::from(spoil);
+        let mut segments = Segments::new(&VnetHeader::PLAIN, &packet).unwrap();
+        segments.shorten(600)
+    };
+    assert!(shortens(&plain, false));
+    assert!(!shortens(&plain, true), "corrupt stays corrupt");
+    for flags in [0x12, 0x14, 0x30] {
+        let recipe = Recipe {
+            flags,
+            ..plain.clone()
+        };
+        assert!(!shortens(&recipe, false), "SYN, RST, URG: {flags:#x}");
+    }
+    let signature = |kind: u8| [vec![1, 1, kind, 18], vec![0; 16]].concat();
+    let broken = vec![8, 1, 0, 0];
+    let far = vec![1, 1, 8, 99];
+    for tcp_options in [signature(19), signature(29), broken, far] {
+        let recipe = Recipe {
+            tcp_options,
+            ..plain.clone()
+        };
+        assert!(!shortens(&recipe, false), "{:?}", recipe.tcp_options);
+    }
+    let fragmentable = Recipe {
+        df: false,
+        ..plain.clone()
+    };
+    assert!(!shortens(&fragmentable, false));
+    let fragment = Recipe {
+        more_fragments: true,
+        ..plain.clone()
+    };
+    assert!(!shortens(&fragment, false));
+    assert!(!shortens(&Recipe::plain(true, false, vec![7; 1000]), false));
+}
