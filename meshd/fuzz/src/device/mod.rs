@@ -253,7 +253,10 @@ fn rotate(
         }
     }
     if input.one_in(2) {
-        world.control(node, |device, ctx| device.move_sessions(ctx));
+        world.control(node, |device, ctx| {
+            device.move_sessions(ctx);
+            device.assert_sessions_end_with_their_keys(ctx.now);
+        });
     }
 }
 

@@ -47,7 +47,7 @@ impl Proof {
 
 impl Device {
     /// Whether a session that was made with these would be made today.
-    fn accepts(&self, peer: &PeerState, [own, theirs, psk]: &Marks) -> bool {
+    pub(super) fn accepts(&self, peer: &PeerState, [own, theirs, psk]: &Marks) -> bool {
         let mut owns = self.owns.iter();
         let mut remotes = peer.remotes.iter();
         let mut psks = core::iter::once(&peer.preshared_key).chain(&peer.next_preshared_key);

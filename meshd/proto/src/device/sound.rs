@@ -5,9 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::ending::GRACE;
 use super::Device;
 use crate::allowed_ips::Cidr;
 use crate::messages::MAX_STAGED_PACKETS;
+use crate::time::Time;
 
 impl Device {
     /// See the file's head.
@@ -30,6 +32,24 @@ impl Device {
                 living.contains(&slot),
                 "slot {slot} is free and has a timer"
             );
+        }
+    }
+
+    /// To be called after [`Device::move_sessions`] at `now`.
+    ///
+    /// # Panics
+    /// When a session outlives its keys, or ends early with keys that are accepted.
+    pub fn assert_sessions_end_with_their_keys(&self, now: Time) {
+        for peer in self.peers.iter().flatten() {
+            for session in peer.keypairs.all() {
+                let index = session.local_index();
+                if self.accepts(peer, session.made_with()) {
+                    assert!(!session.ends_early(), "index {index} ends early");
+                } else {
+                    let lives = session.can_receive(now.after(GRACE));
+                    assert!(!lives, "index {index} outlives its keys");
+                }
+            }
         }
     }
 

@@ -91,6 +91,7 @@ impl Keys {
                 .unwrap();
             device.set_preshared_keys(&theirs, psk, next_psk).unwrap();
             device.move_sessions(ctx);
+            device.assert_sessions_end_with_their_keys(ctx.now);
         });
     }
 }
