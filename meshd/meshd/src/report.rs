@@ -43,7 +43,7 @@ pub struct Status {
     pub mtu: Option<u16>,
     /// Seconds since the daemon started.
     pub uptime_s: f64,
-    /// Kernel features in use.
+    /// What packets are moved with.
     pub features: Vec<String>,
     /// Sentences about this host worth knowing.
     pub notes: Vec<String>,

@@ -1,6 +1,6 @@
 //! The packet plane: the threads that move packets between the TUN and the sockets.
 //!
-//! Strategy: one thread a direction for each queue of the TUN, each from the system call that brings packets to the one that takes them away, with
+//! Strategy: one thread a direction for each queue of the TUN, or one for both while there is little to send (`duty`), each from the system call that brings packets to the one that takes them away, with
 //! fixed buffers, no hand-over in between, no allocation and no lock on the way. `tx` reads the TUN, lets flows take turns
 //! (`flows`), cuts super-packets straight into the output buffer, seals a run and sends it in one call; `rx` receives merged runs, opens them in place, puts flows
 //! together again and writes them to the TUN; `relay` is what a hub does in between. Look-ups, timers, counters and endpoints
@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod duty;
 mod ecn;
 mod flows;
 #[cfg(feature = "fuzzing")]
@@ -53,6 +54,7 @@ use meshd_os::udp::{Source, UdpPair, UdpSocket};
 use meshd_os::{events, priority, Error, Result};
 use meshd_proto::{Datagram, Reader};
 
+use duty::Desk;
 use shared::Shared;
 
 /// The packet threads of one interface. Dropping it ends them and closes TUN and sockets.
@@ -117,14 +119,15 @@ impl Plane {
                 shared: self.shared.clone(),
                 reader: self.reader.clone(),
             };
-            let (tx, rx) = (
-                tx::Tx::new(lane(), self.switches),
-                rx::Rx::new(lane(), self.switches),
-            );
+            let one_thread = self.switches.one_thread;
+            let tx = Box::new(tx::Tx::new(lane(), self.switches));
+            let desk = Arc::new(Desk::new(tx, one_thread));
+            let rx = rx::Rx::new(lane(), self.switches, desk.clone());
+            let shared = self.shared.clone();
             self.spawn(&format!("meshd-tx{queue}"), move || {
                 // It would run before a program has more for it: a system call for each datagram.
                 priority::step_back();
-                tx.run();
+                tx::run(&desk, &shared, queue, one_thread);
             })?;
             self.spawn(&format!("meshd-rx{queue}"), move || rx.run())?;
         }
@@ -255,8 +258,8 @@ impl Plane {
         self.tuns[0].link_up()
     }
 
-    /// The kernel features in use, for status: `gso`, `gro`, `tun-offload`, `uso`, `multi-queue`
-    /// with more than one, and `priority` where the process may go before others.
+    /// What is in use, for status: of the kernel `gso`, `gro`, `tun-offload`, `uso`, and `multi-queue` with more than one; `priority`
+    /// where the process may go before others; and `one-thread`, which sends and receives while there is little to send.
     pub fn features(&self) -> Vec<&'static str> {
         let sockets = self.shared.sockets();
         let sockets = || sockets.iter().flat_map(UdpPair::iter);
@@ -268,6 +271,7 @@ impl Plane {
             ("uso", offloads.udp),
             ("multi-queue", self.queues() > 1),
             ("priority", self.switches.priority && priority::is_ahead()),
+            ("one-thread", self.switches.one_thread),
         ];
         features
             .into_iter()
@@ -292,6 +296,10 @@ fn same_number(sockets: &[UdpPair], queues: usize) -> Result<()> {
     }
     Ok(())
 }
+
+/// How long a thread that delivers waits for room in the socket, for what it passes on or answers, before it drops: what is behind waits as
+/// long.
+const RELAY_PATIENCE: Duration = Duration::from_millis(2);
 
 /// How long control waits for room in the socket, and how often.
 const PATIENCE: Duration = Duration::from_millis(5);

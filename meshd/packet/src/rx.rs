@@ -1,4 +1,5 @@
-//! Out of the tunnel, as far as it comes to one pair of sockets, and into one queue of the TUN: one thread.
+//! Out of the tunnel, as far as it comes to one pair of sockets, and into one queue of the TUN: one thread, which sends too while there
+//! is little to send (`duty`).
 //!
 //! Strategy: receive what waits, many datagrams a call, some merged by the kernel; open those that follow one another for the
 //! same session as one batch, in place; put flows together again and write them. Handshake messages and answers to our own
@@ -13,17 +14,19 @@ use std::time::Duration;
 
 use meshd_os::offload::{Coalescer, Headers, Merging, TCP};
 use meshd_os::tun::{self, Tun};
-use meshd_os::udp::{Datagram, RecvBatch, UdpPair};
+use meshd_os::udp::{Datagram, RecvBatch, UdpPair, UdpSocket};
 use meshd_os::{clock, events};
 use meshd_proto::{classify, Batch, Endpoint, Kind, Local, Reader, Table, Time, Verdict};
 
+use super::duty::Desk;
 use super::ecn;
 use super::icmp::Pace;
 use super::outbox::{Outbox, Posting};
 use super::pressure::{Due, Pressure};
 use super::relay::{self, Fate};
 use super::shared::{ProbeArrival, Settings, Shared};
-use super::{Lane, Switches};
+use super::tx::{Ended, Tx};
+use super::{Lane, Switches, RELAY_PATIENCE};
 
 /// Datagrams, merged or not, taken in one call.
 const SLOTS: usize = 16;
@@ -33,8 +36,6 @@ const MESSAGES: usize = 256;
 const TURNS: usize = 16;
 /// Shorter ones may be a dialogue's.
 const BULK_LEN: usize = 1000;
-/// How long a hub waits for room in the socket before it drops: the packets behind wait as long.
-const RELAY_PATIENCE: Duration = Duration::from_millis(2);
 
 pub(super) struct Rx {
     /// Its number among the queues.
@@ -53,6 +54,9 @@ pub(super) struct Rx {
     /// The next TCP segment with much in it must tell its flow to slow down.
     slow_down: Due,
     gone: bool,
+    desk: Arc<Desk>,
+    /// While this thread sends too.
+    sending: Option<Box<Tx>>,
 }
 
 /// Messages that follow one another for the same session, from the same sender.
@@ -64,7 +68,7 @@ struct Group {
 }
 
 impl Rx {
-    pub fn new(lane: Lane, switches: Switches) -> Self {
+    pub fn new(lane: Lane, switches: Switches, desk: Arc<Desk>) -> Self {
         let Lane {
             queue,
             tun,
@@ -92,62 +96,99 @@ impl Rx {
             pressure: Pressure::default(),
             slow_down: Due::default(),
             gone: false,
+            sending: desk.by_receiver(),
+            desk,
         }
     }
 
     pub fn run(mut self) {
-        let mut ready = [true; 2];
+        let mut ready = [true; 3];
         while !self.shared.stopping() && !self.gone {
             self.shared.refresh(&mut self.version, &mut self.settings);
             let sockets = self.settings.sockets.clone();
             let pair = &sockets[self.queue];
-            for (socket, _) in [&pair.v4, &pair.v6]
-                .into_iter()
-                .zip(ready)
-                .filter(|(_, ready)| *ready)
-            {
-                let Some(socket) = socket else { continue };
-                for _ in 0..TURNS {
-                    match socket.receive(&mut self.received) {
-                        Ok(count) => {
-                            self.process();
-                            if count < SLOTS {
-                                break;
-                            }
-                        }
-                        // Anything else belongs to a packet sent earlier and is taken by asking, or may last: don't spin.
-                        Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                        Err(_) => std::thread::sleep(Duration::from_millis(1)),
-                    }
+            let [v4, v6, tun] = ready;
+            if tun {
+                self.send(true);
+            }
+            for (socket, ready) in [(&pair.v4, v4), (&pair.v6, v6)] {
+                if let (Some(socket), true) = (socket, ready) {
+                    self.receive(socket);
                 }
             }
-            ready = self.sleep(pair);
+            if !self.gone {
+                ready = self.sleep(pair);
+            }
         }
         if self.gone {
             self.shared.link_gone();
         }
+        // What the other thread may not have seen before it ended.
+        let sending = self.sending.take().or_else(|| self.desk.by_sender());
+        if let Some(mut sending) = sending {
+            sending.finish();
+        }
     }
 
-    /// Sleeps until a socket is readable, and says which.
-    fn sleep(&mut self, sockets: &UdpPair) -> [bool; 2] {
+    fn receive(&mut self, socket: &UdpSocket) {
+        for _ in 0..TURNS {
+            match socket.receive(&mut self.received) {
+                Ok(count) => {
+                    self.process();
+                    self.send(false);
+                    if count < SLOTS {
+                        break;
+                    }
+                }
+                // Anything else belongs to a packet sent earlier and is taken by asking, or may last: don't spin.
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+
+    /// Sends what the TUN has, or hands that on when it is much.
+    fn send(&mut self, woken: bool) {
+        let Some(mut sending) = self.sending.take() else {
+            return;
+        };
+        match sending.a_little(woken) {
+            Ended::Empty => self.sending = Some(sending),
+            Ended::More => {
+                self.desk.to_sender(sending);
+                self.shared.tx_kicks[self.queue].raise();
+            }
+            Ended::Gone => self.gone = true,
+        }
+    }
+
+    /// Sleeps until a socket is readable, or the TUN if this thread sends, and says which.
+    fn sleep(&mut self, sockets: &UdpPair) -> [bool; 3] {
         self.reader.let_go_of_old();
+        if let Some(sending) = &mut self.sending {
+            sending.let_go_of_old();
+        }
         let event = &self.shared.rx_kicks[self.queue];
         let kick = event.as_fd();
         // A family that isn't there never has anything to say: the kick stands in for it.
         let fds = [
             sockets.v4.as_ref().map_or(kick, AsFd::as_fd),
             sockets.v6.as_ref().map_or(kick, AsFd::as_fd),
+            self.sending.as_ref().map_or(kick, |_| self.tun.as_fd()),
             kick,
         ];
         match events::wait_readable(fds, None) {
-            Ok([v4, v6, kicked]) => {
+            Ok([v4, v6, tun, kicked]) => {
                 if kicked {
                     event.lower();
+                    if let Some(sending) = self.desk.by_receiver() {
+                        self.sending = Some(sending);
+                    }
                 }
                 // After a kick the sockets may be others.
-                [v4 || kicked, v6 || kicked]
+                [v4 || kicked, v6 || kicked, tun || kicked]
             }
-            Err(_) => [true; 2],
+            Err(_) => [true; 3],
         }
     }
 

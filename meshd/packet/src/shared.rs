@@ -80,6 +80,9 @@ pub(super) struct Shared {
     /// Ends control's sleep.
     pub wake: Event,
     waiting: Mutex<Waiting>,
+    /// For tests: the queues whose sending thread sends.
+    #[cfg(test)]
+    pub apart: AtomicU64,
 }
 
 /// No code panics while it holds one of these, and the values are whole at all times.
@@ -106,6 +109,8 @@ impl Shared {
             rx_kicks,
             wake: Event::new()?,
             waiting: Mutex::default(),
+            #[cfg(test)]
+            apart: AtomicU64::new(0),
         })
     }
 
@@ -158,6 +163,17 @@ impl Shared {
     pub fn refresh(&self, version: &mut u64, settings: &mut Settings) {
         if self.version.load(Ordering::Acquire) != *version {
             (*version, *settings) = self.settings();
+        }
+    }
+
+    /// Notes, for tests, whether it is the sending thread of `queue` that sends.
+    #[cfg_attr(not(test), allow(clippy::unused_self, unused_variables))]
+    pub fn sends_apart(&self, queue: usize, it_is: bool) {
+        #[cfg(test)]
+        if it_is {
+            self.apart.fetch_or(1 << queue, Ordering::SeqCst);
+        } else {
+            self.apart.fetch_and(!(1 << queue), Ordering::SeqCst);
         }
     }
 

@@ -16,6 +16,8 @@ pub struct Switches {
     pub uso: bool,
     /// Delivering threads go before other programs; off with `MESHD_NO_PRIORITY=1`.
     pub priority: bool,
+    /// While there is little to send, the receiving thread sends too; off with `MESHD_NO_ONE_THREAD=1`.
+    pub one_thread: bool,
     /// Queues of the TUN, each with two threads and sockets of its own; `MESHD_QUEUES=N` asks for N.
     pub queues: usize,
 }
@@ -33,6 +35,7 @@ impl Switches {
             tun_offload: on("MESHD_NO_TUN_OFFLOAD"),
             uso: on("MESHD_NO_USO"),
             priority: on("MESHD_NO_PRIORITY"),
+            one_thread: on("MESHD_NO_ONE_THREAD"),
             queues: queues(std::env::var("MESHD_QUEUES").ok().as_deref(), cores()),
         }
     }

@@ -1,4 +1,4 @@
-//! Out of one queue of the TUN and into the tunnel: one thread.
+//! Out of one queue of the TUN and into the tunnel: one thread, or the receiving one beside its own work (`duty`).
 //!
 //! Strategy: whatever the queue has is read into the flow queue, since the TUN's own queue is one for all; then packets leave by
 //! turns of their flows ([`Flows`]), and after a super-packet or a run of plain ones the TUN is looked at again. A packet's
@@ -11,12 +11,14 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use meshd_os::events::Event;
 use meshd_os::offload::{self, Segments, VnetHeader, VNET_LEN};
 use meshd_os::tun::{self, Tun};
 use meshd_os::udp::{MAX_SEGMENTS, MAX_SEND};
 use meshd_os::{clock, events};
 use meshd_proto::{packet, Reader, Table, Time};
 
+use super::duty::{Desk, Load, IDLE};
 use super::ecn;
 use super::flows::{Flows, Leaving};
 use super::icmp::{self, Pace, Trouble};
@@ -24,7 +26,7 @@ use super::outbox::{Outbox, Posting};
 use super::room::Room;
 use super::shared::{Settings, Shared};
 use super::too_big::{self, Fit};
-use super::{Lane, Switches};
+use super::{Lane, Switches, RELAY_PATIENCE};
 
 /// Turns after which settings and table are looked at anew.
 const TURNS: usize = 64;
@@ -44,17 +46,52 @@ pub(super) struct Tx {
     flows: Flows,
     out: Outbox,
     pace: Pace,
+    /// Bytes that left, in all.
+    sent: usize,
+    load: Load,
 }
 
 /// How things stand after a look at the TUN, or a batch of them.
 #[derive(Clone, Copy, PartialEq)]
-enum Ended {
+pub(super) enum Ended {
     /// There may be more.
     More,
     /// Nothing waits.
     Empty,
     /// The link was deleted.
     Gone,
+}
+
+/// How a batch is sent.
+struct How<'a> {
+    /// Whether the TUN is read.
+    read: bool,
+    turns: usize,
+    /// Interrupts a wait for room in the socket, which is no longer than `patience`.
+    kick: &'a Event,
+    patience: Option<Duration>,
+}
+
+/// The sending thread: sends whenever the desk has it to do, and gives it back when there was little, if `one_thread`.
+pub(super) fn run(desk: &Desk, shared: &Shared, queue: usize, one_thread: bool) {
+    let kick = &shared.tx_kicks[queue];
+    let patience = one_thread.then_some(IDLE);
+    loop {
+        // Before the look, so that what is put there afterwards is seen in the next turn.
+        let stopping = shared.stopping();
+        if let Some(tx) = desk.by_sender() {
+            shared.sends_apart(queue, true);
+            let Some(tx) = tx.run(patience) else { return };
+            shared.sends_apart(queue, false);
+            desk.to_receiver(tx);
+            shared.rx_kicks[queue].raise();
+        } else if stopping {
+            return;
+        }
+        if events::wait_readable([kick.as_fd()], None).is_ok() {
+            kick.lower();
+        }
+    }
 }
 
 impl Tx {
@@ -78,32 +115,83 @@ impl Tx {
             flows: Flows::new(Room::PLACES),
             out,
             pace: Pace::new(),
+            sent: 0,
+            load: Load::default(),
         }
     }
 
-    pub fn run(mut self) {
+    /// Sends until there was nothing to send for `patience`, `None` is as long as it takes; gives itself back then. `None` when it is time to
+    /// end.
+    fn run(mut self: Box<Self>, patience: Option<Duration>) -> Option<Box<Self>> {
+        let shared = self.shared.clone();
+        let kick = &shared.tx_kicks[self.queue];
         loop {
             // When it is time to end, what was read is sent, and what wasn't is left to a successor.
-            let stopping = self.shared.stopping();
-            self.shared.refresh(&mut self.version, &mut self.settings);
-            match self.batch(stopping) {
+            let stopping = shared.stopping();
+            match self.batch(How {
+                read: !stopping,
+                turns: TURNS,
+                kick,
+                patience: None,
+            }) {
                 Ended::More => {}
-                Ended::Empty if stopping => return,
-                Ended::Empty => self.sleep(),
-                Ended::Gone => return self.shared.link_gone(),
+                Ended::Empty if stopping => return None,
+                Ended::Empty => {
+                    self.let_go_of_old();
+                    let fds = [self.tun.as_fd(), kick.as_fd()];
+                    match events::wait_readable(fds, patience) {
+                        Ok([_, true]) => {
+                            kick.lower();
+                        }
+                        Ok([false, false]) => return Some(self),
+                        _ => {}
+                    }
+                }
+                Ended::Gone => {
+                    shared.link_gone();
+                    return None;
+                }
             }
         }
     }
 
-    fn sleep(&mut self) {
-        self.reader.let_go_of_old();
-        let kick = &self.shared.tx_kicks[self.queue];
-        if let Ok([_, true]) = events::wait_readable([self.tun.as_fd(), kick.as_fd()], None) {
-            kick.lower();
+    /// Sends what there is while it is little, for the receiving thread. [`Ended::More`]: it is too much for that. `woken`: it ended a
+    /// sleep.
+    pub fn a_little(&mut self, woken: bool) -> Ended {
+        let (shared, before) = (self.shared.clone(), self.sent);
+        let ended = self.batch(How {
+            read: true,
+            turns: 1,
+            kick: &shared.rx_kicks[self.queue],
+            patience: Some(RELAY_PATIENCE),
+        });
+        let sent = self.sent.wrapping_sub(before);
+        let now = Time(clock::boottime_ns());
+        if ended == Ended::Empty && self.load.is_much(now, sent, woken) {
+            return Ended::More;
         }
+        ended
     }
 
-    fn batch(&mut self, stopping: bool) -> Ended {
+    /// Sends what was read, before the thread ends.
+    pub fn finish(&mut self) {
+        let shared = self.shared.clone();
+        while self.batch(How {
+            read: false,
+            turns: TURNS,
+            kick: &shared.rx_kicks[self.queue],
+            patience: None,
+        }) == Ended::More
+        {}
+    }
+
+    /// To be called before sleep.
+    pub fn let_go_of_old(&mut self) {
+        self.reader.let_go_of_old();
+    }
+
+    fn batch(&mut self, how: How<'_>) -> Ended {
+        self.shared.refresh(&mut self.version, &mut self.settings);
         let Self {
             queue,
             tun,
@@ -114,6 +202,7 @@ impl Tx {
             flows,
             out,
             pace,
+            sent,
             ..
         } = self;
         let mut sender = Sender {
@@ -125,18 +214,18 @@ impl Tx {
                 settings,
                 now: Time(clock::boottime_ns()),
                 queue: *queue,
-                kick: &shared.tx_kicks[*queue],
-                patience: None,
+                kick: how.kick,
+                patience: how.patience,
                 route: None,
             },
             pace,
         };
         let mut ended = Ended::More;
-        for _ in 0..TURNS {
-            ended = if stopping {
-                Ended::Empty
-            } else {
+        for _ in 0..how.turns {
+            ended = if how.read {
                 fill(tun, room, flows, sender.posting.now)
+            } else {
+                Ended::Empty
             };
             if ended == Ended::Gone || ended == Ended::Empty && flows.is_empty() {
                 break;
@@ -151,6 +240,7 @@ impl Tx {
                 sender.send(input, leaving);
                 room.free(leaving.place);
             }
+            *sent = sent.wrapping_add(bytes);
             sender.posting.now = Time(clock::boottime_ns());
         }
         sender.posting.flush();

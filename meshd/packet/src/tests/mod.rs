@@ -20,6 +20,7 @@ const NONE: Switches = Switches {
     tun_offload: false,
     uso: false,
     priority: false,
+    one_thread: false,
     queues: 1,
 };
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -115,6 +116,10 @@ fn everything_arrives_through_every_combination_of_tricks() {
             ..ALL
         },
         Switches { uso: false, ..ALL },
+        Switches {
+            one_thread: false,
+            ..ALL
+        },
         Switches { queues: 3, ..ALL },
     ];
     let combinations = [[ALL, ALL], [NONE, NONE], [ALL, NONE], [NONE, ALL]].into_iter();

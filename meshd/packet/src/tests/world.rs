@@ -25,6 +25,7 @@ pub const ALL: Switches = Switches {
     tun_offload: true,
     uso: true,
     priority: true,
+    one_thread: true,
     queues: 1,
 };
 
