@@ -29,7 +29,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use meshd_os::netlink::{Family, Route, RouteKind, Rule, PROTO_KERNEL};
-use meshd_os::nft::Table;
+use meshd_os::nft::{Chain, Hook, Table};
 
 use crate::conf::{self, Cidr, Conf, TcpPort};
 use crate::put::Put;
@@ -217,7 +217,11 @@ impl Closed {
         Self {
             table: Some(Table {
                 name: table_name(name),
-                rules: filters::filters(name, conf, &families, users),
+                chains: vec![Chain {
+                    hook: Hook::End,
+                    drops: true,
+                    rules: filters::filters(name, conf, &families, users),
+                }],
             }),
             rules: families
                 .iter()

@@ -112,7 +112,7 @@ impl Guard {
             for back in steps[..at].iter().rev().map(Step::inverse) {
                 // A table whose contents we don't know is not put back: the new one is as tight.
                 let unknown =
-                    matches!(&back, Step::Table { to: Some(table), .. } if table.rules.is_empty());
+                    matches!(&back, Step::Table { to: Some(table), .. } if table.chains.is_empty());
                 if let Some(failure) = (!unknown).then(|| self.apply(&back).err()).flatten() {
                     eprintln!("meshd: warning: going back: {failure}");
                 }
@@ -207,7 +207,7 @@ impl Guard {
             Some(table) if found.is_like(table) => table.clone(),
             _ => Table {
                 name,
-                rules: Vec::new(),
+                chains: Vec::new(),
             },
         }))
     }

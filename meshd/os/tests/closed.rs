@@ -8,7 +8,9 @@ use meshd_os::events;
 use meshd_os::netlink::{
     Family, IfAddress, Netlink, Route, RouteKind, Rule, RuleAction, PROTO_KERNEL, TABLE_MAIN,
 };
-use meshd_os::nft::{Match, Nft, NftError, NftEvents, Rule as Filter, Table};
+use meshd_os::nft::{
+    state, status, Chain, Hook, Match, Nft, NftError, NftEvents, Rule as Filter, Table,
+};
 use meshd_os::tun::{Tun, TunOptions};
 use std::io;
 use std::net::{IpAddr, UdpSocket};
@@ -170,9 +172,9 @@ fn table() -> Table {
         texts.iter().map(network).collect::<Vec<_>>()
     };
     let (tcp, udp) = (libc::IPPROTO_TCP as u8, libc::IPPROTO_UDP as u8);
-    Table {
-        name: "meshd_prod".into(),
-        rules: vec![
+    ending(
+        "meshd_prod",
+        vec![
             Filter::accept(vec![Match::OutLink("lo".into())]),
             Filter::accept(vec![Match::Mark(0xcafe)]),
             Filter::drop(vec![Match::Destination(
@@ -195,6 +197,18 @@ fn table() -> Table {
             }]),
             Filter::accept(vec![Match::Family(Family::V4), Match::IpProtocol(132)]),
         ],
+    )
+}
+
+/// A table that drops at the end what no rule accepts.
+fn ending(name: &str, rules: Vec<Filter>) -> Table {
+    Table {
+        name: name.into(),
+        chains: vec![Chain {
+            hook: Hook::End,
+            drops: true,
+            rules,
+        }],
     }
 }
 
@@ -241,12 +255,90 @@ fn a_table_is_loaded_replaced_and_deleted_whole() {
             }
         }
         let mut shorter = table.clone();
-        shorter.rules.truncate(3);
+        shorter.chains[0].rules.truncate(3);
         nft.load(&shorter).unwrap();
         let found = nft.find(&table.name).unwrap().unwrap();
         assert!(found.is_like(&shorter) && !found.is_like(&table));
         nft.delete(&table.name).unwrap();
         assert_eq!(nft.find(&table.name).unwrap(), None);
+    });
+}
+
+#[test]
+fn a_table_translates_and_looks_at_what_is_forwarded() {
+    in_namespace(|| {
+        let Some(nft) = nft() else { return };
+        let mesh = || vec![(ip("10.9.0.0"), 16), (ip("10.7.0.1"), 32)];
+        let table = Table {
+            name: "meshd_prod_exit".into(),
+            chains: vec![
+                Chain {
+                    hook: Hook::Forward,
+                    drops: false,
+                    rules: vec![
+                        Filter::accept(vec![
+                            Match::OutLink("prod".into()),
+                            Match::State(state::ESTABLISHED | state::RELATED),
+                        ]),
+                        Filter::drop(vec![
+                            Match::InLink("prod".into()),
+                            Match::OtherSource(Family::V4, mesh()),
+                        ]),
+                        Filter::drop(vec![
+                            Match::State(state::NEW),
+                            Match::Status {
+                                mask: status::SOURCE_NAT | status::DESTINATION_NAT,
+                                is: status::DESTINATION_NAT,
+                            },
+                        ]),
+                    ],
+                },
+                Chain {
+                    hook: Hook::SourceNat,
+                    drops: false,
+                    rules: vec![
+                        Filter::masquerade(vec![Match::Source(Family::V4, mesh())]),
+                        Filter::masquerade(vec![Match::Source(
+                            Family::V6,
+                            vec![(ip("fd77::"), 64)],
+                        )]),
+                    ],
+                },
+            ],
+        };
+        for _ in 0..2 {
+            nft.load(&table).unwrap();
+            let found = nft.find(&table.name).unwrap().unwrap();
+            assert!(found.is_like(&table), "{found:?}");
+        }
+        let mut other = table.clone();
+        other.chains.pop();
+        assert!(!nft.find(&table.name).unwrap().unwrap().is_like(&other));
+        let listed = Command::new("nft").args(["list", "ruleset"]).output();
+        if let Ok(listing) = &listed {
+            let listing = String::from_utf8_lossy(&listing.stdout).into_owned();
+            for line in [
+                "type filter hook forward priority filter + 10; policy accept;",
+                "oifname \"prod\" ct state established,related accept",
+                "iifname \"prod\" ip saddr != { 10.7.0.1, 10.9.0.0/16 } drop",
+                "ct state new ct status dnat / snat,dnat drop",
+                "type nat hook postrouting priority srcnat; policy accept;",
+                "ip saddr { 10.7.0.1, 10.9.0.0/16 } masquerade",
+                "ip6 saddr { fd77::/64 } masquerade",
+            ] {
+                assert!(listing.contains(line), "{line} is not in {listing}");
+            }
+        }
+        // Somebody else's filter that drops what is forwarded is seen, and ours is none.
+        assert_eq!(nft.forward_droppers().unwrap(), []);
+        if listed.is_ok() {
+            let docker = "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }";
+            let done = Command::new("nft").arg(docker).status().unwrap();
+            assert!(done.success());
+            let theirs = ("ip filter".to_owned(), "FORWARD".to_owned());
+            assert_eq!(nft.forward_droppers().unwrap(), [theirs]);
+        }
+        nft.delete(&table.name).unwrap();
     });
 }
 
@@ -259,10 +351,8 @@ fn a_large_table_fits() {
             (IpAddr::from([10 | a, b, c, d]), 32)
         };
         let networks: Vec<_> = (0..5000).map(apart).collect();
-        let table = Table {
-            name: "meshd_big".into(),
-            rules: vec![Filter::drop(vec![Match::Destination(Family::V4, networks)])],
-        };
+        let rules = vec![Filter::drop(vec![Match::Destination(Family::V4, networks)])];
+        let table = ending("meshd_big", rules);
         for _ in 0..2 {
             nft.load(&table).unwrap();
             assert!(nft.find(&table.name).unwrap().unwrap().is_like(&table));
@@ -286,7 +376,7 @@ fn packets_meet_the_rules() {
         let mut table = table();
         let udp = libc::IPPROTO_UDP as u8;
         let last = Filter::accept(vec![Match::IpProtocol(udp), Match::Port(7)]);
-        table.rules.push(last);
+        table.chains[0].rules.push(last);
         nft.load(&table).unwrap();
         let socket = UdpSocket::bind("10.9.0.1:0").unwrap();
         let passes = |to: &str| {

@@ -161,7 +161,7 @@ fn a_default_of_one_family_closes_that_one() {
     assert!(closed.rules.iter().all(|rule| rule.family == Family::V4));
     let table = closed.table.unwrap();
     let other = Filter::accept(vec![Match::Family(Family::V6)]);
-    assert!(table.rules.contains(&other));
+    assert!(table.chains[0].rules.contains(&other));
     assert_eq!(table_of(&conf, &cidr("fd08::/64")), Some(TABLE_MAIN));
     assert_eq!(mark(&conf), MARK);
     assert_eq!(tables(&conf), [TABLE_MAIN, MESH, REST]);
@@ -235,14 +235,14 @@ fn the_default_of_some_users_leaves_the_others_alone() {
             assert!(closed.rules.contains(&last));
         }
     }
-    let rules = closed.table.unwrap().rules;
+    let rules = closed.table.unwrap().chains.remove(0).rules;
     assert_eq!(rules.last(), Some(&Filter::accept(vec![])));
     assert!(rules.contains(&Filter::drop(vec![Match::Users(1001..=1002)])));
     // Users whom this host doesn't have are not everybody.
     let nobody = Closed::wanted("prod", &conf, &[], 51820);
     assert!(nobody.rules.iter().all(|rule| rule.priority != 5251));
     assert_eq!(
-        nobody.table.unwrap().rules.last(),
+        nobody.table.unwrap().chains[0].rules.last(),
         Some(&Filter::accept(vec![]))
     );
     assert!(!may_answer(&conf, "198.51.100.9".parse().unwrap(), 22));
@@ -258,7 +258,7 @@ fn users_with_a_way_of_one_family_have_none_of_the_other() {
             ..Rule::new(family, 5251, meshd_os::netlink::RuleAction::Unreachable)
         };
         assert!(closed.rules.contains(&last), "{allowed}");
-        let rules = closed.table.unwrap().rules;
+        let rules = closed.table.unwrap().chains.remove(0).rules;
         assert!(
             !rules.contains(&Filter::accept(vec![Match::Family(family)])),
             "{allowed}"

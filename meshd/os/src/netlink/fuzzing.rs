@@ -18,6 +18,7 @@ pub(crate) fn read(bytes: &[u8]) {
         }
         let _ = events::event(message);
         let _ = crate::nft::read(&message);
+        let _ = crate::nft::read_forward_dropper(&message);
     }
 }
 

@@ -4,8 +4,8 @@
 //! All numbers of nf_tables are in network byte order; packet data is compared as it is on the wire, and what the kernel
 //! loads from its own structures (`meta`) in host byte order.
 //! Source: include/uapi/linux/netfilter/nf_tables.h; what `nft --debug=netlink` prints for the same rules.
-use super::table::{octets, ranges, Match, Rule, Table, Verdict};
-use super::{message, CHAIN};
+use super::message;
+use super::table::{octets, ranges, Chain, Hook, Match, Rule, Table, Verdict};
 use crate::netlink::wire::Request;
 use crate::netlink::Family;
 use std::net::IpAddr;
@@ -58,9 +58,9 @@ const GTE: u32 = 5;
 /// Where `payload` starts to count (NFT_PAYLOAD_…_HEADER).
 const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
-/// NF_INET_POST_ROUTING; and the place behind all others' filters and NAT (NF_IP_PRI_LAST is later: conntrack's end).
+/// NF_INET_FORWARD, NF_INET_POST_ROUTING.
+const FORWARD: u32 = 2;
 const POST_ROUTING: u32 = 4;
-const PRIORITY: i32 = 300;
 /// Verdicts of netfilter.h, which are policies too.
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
@@ -83,29 +83,40 @@ fn be32(request: Request, kind: u16, value: u32) -> Request {
 pub(super) fn load(table: &Table, flags: u32) -> Vec<Request> {
     let name = table.name.as_str();
     let create = libc::NLM_F_CREATE;
-    let hook = |request: Request| {
-        let request = be32(request, attr::HOOK_NUMBER, POST_ROUTING);
-        be32(request, attr::HOOK_PRIORITY, PRIORITY as u32)
-    };
     let new_table = message(libc::NFT_MSG_NEWTABLE, create).name(attr::TABLE_NAME, name);
-    let new_chain = message(libc::NFT_MSG_NEWCHAIN, create)
-        .name(attr::CHAIN_TABLE, name)
-        .name(attr::CHAIN_NAME, CHAIN)
-        .nest(attr::CHAIN_HOOK, hook)
-        .name(attr::CHAIN_TYPE, "filter");
-    let no_rules = message(libc::NFT_MSG_DELRULE, 0)
-        .name(attr::RULE_TABLE, name)
-        .name(attr::RULE_CHAIN, CHAIN);
-    let mut requests = vec![
-        be32(new_table, attr::TABLE_FLAGS, flags),
-        be32(new_chain, attr::CHAIN_POLICY, NF_DROP),
-        no_rules,
-    ];
+    let mut requests = vec![be32(new_table, attr::TABLE_FLAGS, flags)];
     let mut sets = 0;
-    for rule in &table.rules {
-        add_rule(&mut requests, &mut sets, name, rule);
+    for Chain { hook, drops, rules } in &table.chains {
+        let (kind, number, priority) = place(*hook);
+        let new_chain = message(libc::NFT_MSG_NEWCHAIN, create)
+            .name(attr::CHAIN_TABLE, name)
+            .name(attr::CHAIN_NAME, hook.chain())
+            .nest(attr::CHAIN_HOOK, |request| {
+                let request = be32(request, attr::HOOK_NUMBER, number);
+                be32(request, attr::HOOK_PRIORITY, priority as u32)
+            })
+            .name(attr::CHAIN_TYPE, kind);
+        let policy = if *drops { NF_DROP } else { NF_ACCEPT };
+        let no_rules = message(libc::NFT_MSG_DELRULE, 0)
+            .name(attr::RULE_TABLE, name)
+            .name(attr::RULE_CHAIN, hook.chain());
+        requests.push(be32(new_chain, attr::CHAIN_POLICY, policy));
+        requests.push(no_rules);
+        for rule in rules {
+            add_rule(&mut requests, &mut sets, (name, *hook), rule);
+        }
     }
     requests
+}
+
+/// Chain type, hook and priority. Lower ones are asked first: `filter` has 0, `srcnat` 100; 300 is behind all others' filters
+/// and NAT (NF_IP_PRI_LAST is later: conntrack's end).
+fn place(hook: Hook) -> (&'static str, u32, i32) {
+    match hook {
+        Hook::Forward => ("filter", FORWARD, 10),
+        Hook::SourceNat => ("nat", POST_ROUTING, 100),
+        Hook::End => ("filter", POST_ROUTING, 300),
+    }
 }
 
 /// Deletes the table `name` with everything in it.
@@ -113,24 +124,24 @@ pub(super) fn delete(name: &str) -> Request {
     message(libc::NFT_MSG_DELTABLE, 0).name(attr::TABLE_NAME, name)
 }
 
-fn add_rule(requests: &mut Vec<Request>, sets: &mut u32, table: &str, rule: &Rule) {
+fn add_rule(requests: &mut Vec<Request>, sets: &mut u32, (table, hook): (&str, Hook), rule: &Rule) {
     // The sets come before the rule that looks into them.
     let first = *sets + 1;
     for one in &rule.matches {
-        if let Match::Destination(family, networks) = one {
+        if let Some((family, networks)) = one.networks() {
             *sets += 1;
-            add_set(requests, *sets, table, *family, networks);
+            add_set(requests, *sets, table, family, networks);
         }
     }
     let flags = libc::NLM_F_CREATE | libc::NLM_F_APPEND;
     let new_rule = message(libc::NFT_MSG_NEWRULE, flags)
         .name(attr::RULE_TABLE, table)
-        .name(attr::RULE_CHAIN, CHAIN);
+        .name(attr::RULE_CHAIN, hook.chain());
     requests.push(new_rule.nest(attr::RULE_EXPRESSIONS, |mut list| {
         let mut set = first;
         for one in &rule.matches {
             list = add_match(list, one, set);
-            set += u32::from(matches!(one, Match::Destination(..)));
+            set += u32::from(one.networks().is_some());
         }
         verdict(list, rule.verdict)
     }));
@@ -185,11 +196,16 @@ fn add_set(
 /// The expressions of a match; `set` is the number of the set it looks into, if it does.
 fn add_match(list: Request, one: &Match, set: u32) -> Request {
     match one {
-        Match::OutLink(name) => {
-            let mut padded = [0; IFNAMSIZ];
-            let len = name.len().min(IFNAMSIZ - 1);
-            padded[..len].copy_from_slice(&name.as_bytes()[..len]);
-            cmp(meta(list, libc::NFT_META_OIFNAME), EQ, &padded)
+        Match::OutLink(name) => cmp(meta(list, libc::NFT_META_OIFNAME), EQ, &padded(name)),
+        Match::InLink(name) => cmp(meta(list, libc::NFT_META_IIFNAME), EQ, &padded(name)),
+        Match::State(states) => {
+            let list = ct(list, libc::NFT_CT_STATE);
+            let list = masked(list, &states.to_ne_bytes());
+            cmp(list, NEQ, &[0; 4])
+        }
+        Match::Status { mask, is } => {
+            let list = ct(list, libc::NFT_CT_STATUS);
+            cmp(masked(list, &mask.to_ne_bytes()), EQ, &is.to_ne_bytes())
         }
         Match::Mark(mark) => cmp(meta(list, libc::NFT_META_MARK), EQ, &mark.to_ne_bytes()),
         Match::Family(family) => in_family(list, *family),
@@ -200,7 +216,7 @@ fn add_match(list: Request, one: &Match, set: u32) -> Request {
             const SYN: u8 = 0x02;
             const ACK: u8 = 0x10;
             cmp(
-                masked(payload(list, TRANSPORT, 13, 1), SYN | ACK),
+                masked(payload(list, TRANSPORT, 13, 1), &[SYN | ACK]),
                 NEQ,
                 &[SYN],
             )
@@ -220,20 +236,51 @@ fn add_match(list: Request, one: &Match, set: u32) -> Request {
             cmp(list, LTE, &[*types.end()])
         }
         Match::Destination(family, _) => {
-            let (offset, len) = match family {
-                Family::V4 => (16, 4),
-                Family::V6 => (24, 16),
+            let offset = match family {
+                Family::V4 => 16,
+                Family::V6 => 24,
             };
-            let list = payload(in_family(list, *family), NETWORK, offset, len);
-            expression(list, "lookup", |data| {
-                /// NFTA_LOOKUP_SET, NFTA_LOOKUP_SREG, NFTA_LOOKUP_SET_ID.
-                const SET: u16 = 1;
-                const SREG: u16 = 2;
-                const SET_ID: u16 = 4;
-                be32(be32(data.name(SET, SET_NAME), SREG, REG), SET_ID, set)
-            })
+            lookup(address(list, *family, offset), set, 0)
         }
+        Match::Source(family, _) => lookup(source(list, *family), set, 0),
+        Match::OtherSource(family, _) => lookup(source(list, *family), set, LOOKUP_INVERTED),
     }
+}
+
+/// NFT_LOOKUP_F_INV.
+const LOOKUP_INVERTED: u32 = 1;
+
+fn source(list: Request, family: Family) -> Request {
+    let offset = match family {
+        Family::V4 => 12,
+        Family::V6 => 8,
+    };
+    address(list, family, offset)
+}
+
+/// Loads an address of the header of that family's packets.
+fn address(list: Request, family: Family, offset: u32) -> Request {
+    let len = match family {
+        Family::V4 => 4,
+        Family::V6 => 16,
+    };
+    payload(in_family(list, family), NETWORK, offset, len)
+}
+
+/// Goes on only if what is loaded is in that set: NFTA_LOOKUP_SET, _SREG, _SET_ID, _FLAGS.
+fn lookup(list: Request, set: u32, flags: u32) -> Request {
+    expression(list, "lookup", |data| {
+        let data = be32(be32(data.name(1, SET_NAME), 2, REG), 4, set);
+        be32(data, 5, flags)
+    })
+}
+
+/// A link's name as it is compared.
+fn padded(name: &str) -> [u8; IFNAMSIZ] {
+    let mut padded = [0; IFNAMSIZ];
+    let len = name.len().min(IFNAMSIZ - 1);
+    padded[..len].copy_from_slice(&name.as_bytes()[..len]);
+    padded
 }
 
 fn in_family(list: Request, family: Family) -> Request {
@@ -276,12 +323,18 @@ fn payload(list: Request, base: u32, offset: u32, len: u32) -> Request {
     })
 }
 
-/// Keeps these bits of the one byte loaded: NFTA_BITWISE_SREG, _DREG, _LEN, _MASK, _XOR.
-fn masked(list: Request, mask: u8) -> Request {
+/// Loads what is known of the packet's connection: NFTA_CT_DREG, NFTA_CT_KEY.
+fn ct(list: Request, key: libc::c_int) -> Request {
+    expression(list, "ct", |data| be32(be32(data, 1, REG), 2, key as u32))
+}
+
+/// Keeps these bits of the bytes loaded: NFTA_BITWISE_SREG, _DREG, _LEN, _MASK, _XOR.
+fn masked(list: Request, mask: &[u8]) -> Request {
+    let len = mask.len();
     expression(list, "bitwise", |data| {
-        be32(be32(be32(data, 1, REG), 2, REG), 3, 1)
-            .nest(4, |data| data.attr(attr::DATA_VALUE, &[mask]))
-            .nest(5, |data| data.attr(attr::DATA_VALUE, &[0]))
+        be32(be32(be32(data, 1, REG), 2, REG), 3, len as u32)
+            .nest(4, |data| data.attr(attr::DATA_VALUE, mask))
+            .nest(5, |data| data.attr(attr::DATA_VALUE, &vec![0; len]))
     })
 }
 
@@ -297,6 +350,7 @@ fn verdict(list: Request, verdict: Verdict) -> Request {
     let code = match verdict {
         Verdict::Accept => NF_ACCEPT,
         Verdict::Drop => NF_DROP,
+        Verdict::Masquerade => return expression(list, "masq", |data| data),
     };
     expression(list, "immediate", |data| {
         be32(data, 1, REG_VERDICT).nest(2, |data| {

@@ -8,14 +8,15 @@
 //! touches it. An owner alone (5.12 and newer) would take the table along when it is killed, so it isn't used. Elsewhere,
 //! or when the owner is gone, anybody with CAP_NET_ADMIN may flush it: [`NftEvents`] tells, and it can be put back.
 //!
-//! What it does not do: other families than `inet`, other hooks than postrouting, frames that never pass there (AF_PACKET).
+//! What it does not do: other families than `inet`, other hooks than forward and postrouting, frames that never pass there
+//! (AF_PACKET).
 //!
 //! Source: include/uapi/linux/netfilter/{nfnetlink,nf_tables}.h, net/netfilter/{nfnetlink,nf_tables_api}.c.
 mod encode;
 mod table;
 mod watch;
 
-pub use table::{Match, Rule, Table, Verdict};
+pub use table::{state, status, Chain, Hook, Match, Rule, Table, Verdict};
 pub use watch::NftEvents;
 
 use crate::error::{Error, Result};
@@ -26,8 +27,6 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 
-/// Our one chain.
-const CHAIN: &str = "post";
 /// NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST.
 const OWNER_PERSIST: u32 = 2 | 4;
 /// Bytes of nfgenmsg.
@@ -87,19 +86,28 @@ pub struct Nft {
     netlink: Netlink,
 }
 
-/// What is there of a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is there of a table: chains that are ours by their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Rules in our chain.
-    pub rules: u32,
-    /// Whether our chain drops what no rule accepts.
-    pub drops: bool,
+    chains: Vec<(Hook, FoundChain)>,
+}
+
+/// What is there of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FoundChain {
+    rules: u32,
+    drops: bool,
 }
 
 impl Found {
     /// Whether this can be `table`. It is a check against a flush, not against somebody who edits our rules with care.
     pub fn is_like(&self, table: &Table) -> bool {
-        self.drops && self.rules as usize == table.rules.len()
+        let wanted = table.chains.iter().map(|chain| {
+            let (rules, drops) = (chain.rules.len() as u32, chain.drops);
+            (chain.hook, FoundChain { rules, drops })
+        });
+        wanted.clone().all(|chain| self.chains.contains(&chain))
+            && self.chains.len() == wanted.count()
     }
 }
 
@@ -149,23 +157,34 @@ impl Nft {
         }
     }
 
-    /// What is there of the table `name`; `None`: not even our chain.
+    /// What is there of the table `name`; `None`: none of our chains.
     pub fn find(&self, name: &str) -> std::result::Result<Option<Found>, NftError> {
-        /// NFTA_CHAIN_TABLE, _NAME.
-        const TABLE: u16 = 1;
-        const NAME: u16 = 3;
-        let request = message(libc::NFT_MSG_GETCHAIN, 0)
-            .name(TABLE, name)
-            .name(NAME, CHAIN);
-        let mut found = None;
-        let asked = self
-            .netlink
-            .ask(request, "look at nf_tables", |m| found = read(&m));
-        match asked {
-            Err(e) if e.errno() == Some(libc::ENOENT) => Ok(None),
-            Err(e) => Err(refused(e)),
-            Ok(()) => Ok(found),
+        let mut chains = Vec::new();
+        for hook in Hook::ALL {
+            let request = message(libc::NFT_MSG_GETCHAIN, 0)
+                .name(chain::TABLE, name)
+                .name(chain::NAME, hook.chain());
+            let asked = self.netlink.ask(request, "look at nf_tables", |m| {
+                chains.extend(read(&m).map(|chain| (hook, chain)));
+            });
+            match asked {
+                Err(e) if e.errno() == Some(libc::ENOENT) => {}
+                other => other.map_err(refused)?,
+            }
         }
+        Ok((!chains.is_empty()).then_some(Found { chains }))
+    }
+
+    /// Chains of anybody that drop what is forwarded, unless a rule of theirs accepts it: table (with its family) and name.
+    pub fn forward_droppers(&self) -> Result<Vec<(String, String)>> {
+        let kind = ((libc::NFNL_SUBSYS_NFTABLES as u16) << 8) | libc::NFT_MSG_GETCHAIN as u16;
+        let every = [libc::AF_UNSPEC as u8, 0, 0, 0];
+        let request = Request::new(kind, libc::NLM_F_DUMP, &every);
+        let mut found = Vec::new();
+        self.netlink.ask(request, "list chains of nf_tables", |m| {
+            found.extend(read_forward_dropper(&m));
+        })?;
+        Ok(found)
     }
 
     /// Sends requests that are carried out together or not at all.
@@ -215,17 +234,47 @@ impl Nft {
     }
 }
 
+/// Attributes of a chain (NFTA_CHAIN_…).
+mod chain {
+    pub const TABLE: u16 = 1;
+    pub const NAME: u16 = 3;
+    pub const HOOK: u16 = 4;
+    pub const POLICY: u16 = 5;
+    pub const USE: u16 = 6;
+    /// NFTA_HOOK_HOOKNUM, inside `HOOK`.
+    pub const HOOK_NUMBER: u16 = 1;
+}
+
+fn be32(value: &[u8]) -> Option<u32> {
+    value.try_into().ok().map(u32::from_be_bytes)
+}
+
 /// What a chain's description says.
-pub(crate) fn read(message: &Message<'_>) -> Option<Found> {
-    /// NFTA_CHAIN_POLICY, _USE.
-    const POLICY: u16 = 5;
-    const USE: u16 = 6;
-    let be32 = |value: &[u8]| value.try_into().ok().map(u32::from_be_bytes);
+pub(crate) fn read(message: &Message<'_>) -> Option<FoundChain> {
     let (_, attrs) = message.split(NFGENMSG)?;
-    Some(Found {
-        rules: be32(attrs.get(USE)?)?,
-        drops: be32(attrs.get(POLICY)?)? == 0,
+    Some(FoundChain {
+        rules: be32(attrs.get(chain::USE)?)?,
+        drops: be32(attrs.get(chain::POLICY)?)? == 0,
     })
+}
+
+/// Table and name of a chain that drops what is forwarded.
+pub(crate) fn read_forward_dropper(message: &Message<'_>) -> Option<(String, String)> {
+    /// NF_INET_FORWARD.
+    const FORWARD: u32 = 2;
+    let (fixed, attrs) = message.split(NFGENMSG)?;
+    let family = match libc::c_int::from(*fixed.first()?) {
+        libc::NFPROTO_INET => "inet",
+        libc::NFPROTO_IPV4 => "ip",
+        libc::NFPROTO_IPV6 => "ip6",
+        _ => return None,
+    };
+    let hook = attrs.nested(chain::HOOK)?.get(chain::HOOK_NUMBER)?;
+    if be32(hook)? != FORWARD || be32(attrs.get(chain::POLICY)?)? != 0 {
+        return None;
+    }
+    let table = format!("{family} {}", attrs.name(chain::TABLE)?);
+    Some((table, attrs.name(chain::NAME)?.to_owned()))
 }
 
 fn waiting(netlink: &Netlink) -> bool {

@@ -3,14 +3,48 @@ use crate::netlink::Family;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-/// A table with one chain: at the end of postrouting, so it sees every packet that leaves, forwarded ones too. What no
-/// rule accepts is dropped.
+/// A table, with at most one chain a hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     /// Its name among the tables of family `inet`.
     pub name: String,
+    /// Its chains.
+    pub chains: Vec<Chain>,
+}
+
+/// The rules that packets meet at one place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// Where.
+    pub hook: Hook,
+    /// Whether a packet that no rule decides about is dropped.
+    pub drops: bool,
     /// The first that matches decides.
     pub rules: Vec<Rule>,
+}
+
+/// A place on the way of packets, and a rank among those who look at them there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// Forwarded packets, once it is known by which link they leave.
+    Forward,
+    /// The first packet of a connection, local or forwarded, when its source may still be translated.
+    SourceNat,
+    /// Every packet that leaves, local or forwarded, behind all others' filters and NAT.
+    End,
+}
+
+impl Hook {
+    pub(super) const ALL: [Self; 3] = [Self::Forward, Self::SourceNat, Self::End];
+
+    /// The name of the chain there.
+    pub(super) fn chain(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::SourceNat => "nat",
+            Self::End => "post",
+        }
+    }
 }
 
 /// All matches must hold.
@@ -25,10 +59,12 @@ pub struct Rule {
 /// What happens to a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It leaves, unless another table drops it.
+    /// It goes on, unless another chain drops it.
     Accept,
     /// It is dropped.
     Drop,
+    /// From here on its connection has the address of the link it leaves by ([`Hook::SourceNat`] alone).
+    Masquerade,
 }
 
 /// Something that holds for a packet or doesn't.
@@ -36,6 +72,17 @@ pub enum Verdict {
 pub enum Match {
     /// It leaves through the link of that name.
     OutLink(String),
+    /// It came in by the link of that name ([`Hook::Forward`] alone: elsewhere older kernels don't know).
+    InLink(String),
+    /// Its connection is in one of these states; of several `|` of [`state`].
+    State(u32),
+    /// What was done to its connection, of [`status`]: `mask` says which of it counts.
+    Status {
+        /// The bits that count.
+        mask: u32,
+        /// What they are.
+        is: u32,
+    },
     /// Its mark, all 32 bits of it.
     Mark(u32),
     /// Its IP version.
@@ -59,6 +106,43 @@ pub enum Match {
     Users(RangeInclusive<u32>),
     /// Its destination is in one of these networks (address, prefix length in bits) of that family; others are ignored.
     Destination(Family, Vec<(IpAddr, u8)>),
+    /// The same of its source.
+    Source(Family, Vec<(IpAddr, u8)>),
+    /// It is of that family, and its source is in none of these networks.
+    OtherSource(Family, Vec<(IpAddr, u8)>),
+}
+
+/// States of a connection (include/uapi/linux/netfilter/nf_conntrack_common.h, NF_CT_STATE_BIT). What is in none of them
+/// belongs to no connection.
+pub mod state {
+    /// Both sides have sent.
+    pub const ESTABLISHED: u32 = 2;
+    /// It belongs to another one: an ICMP error, say.
+    pub const RELATED: u32 = 4;
+    /// No answer has been seen yet.
+    pub const NEW: u32 = 8;
+}
+
+/// What was done to a connection (IPS_… of the same file).
+pub mod status {
+    /// Its source is translated.
+    pub const SOURCE_NAT: u32 = 1 << 4;
+    /// Its destination is translated.
+    pub const DESTINATION_NAT: u32 = 1 << 5;
+    /// It is decided whether its source is translated.
+    pub const SOURCE_NAT_DONE: u32 = 1 << 7;
+}
+
+impl Match {
+    /// The networks it looks for.
+    pub(super) fn networks(&self) -> Option<(Family, &[(IpAddr, u8)])> {
+        match self {
+            Self::Destination(family, networks)
+            | Self::Source(family, networks)
+            | Self::OtherSource(family, networks) => Some((*family, networks)),
+            _ => None,
+        }
+    }
 }
 
 impl Rule {
@@ -67,6 +151,14 @@ impl Rule {
         Self {
             matches,
             verdict: Verdict::Accept,
+        }
+    }
+
+    /// A rule that masquerades.
+    pub fn masquerade(matches: Vec<Match>) -> Self {
+        Self {
+            matches,
+            verdict: Verdict::Masquerade,
         }
     }
 
