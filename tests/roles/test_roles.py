@@ -1,5 +1,6 @@
 """The life of a mesh on real hosts, from nothing to nothing: systemd on a and b, no init on c."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,36 @@ def test_a_closed_host_boots_closed(fleet: Fleet, tmp_path: Path) -> None:
     gone = play(fleet, "remove", tmp_path)
     assert gone.exit == 0, gone.output
     fleet["a"].run("! systemctl is-active meshd-guard@prod && ! nft list table inet meshd_prod")
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_an_exit_turns_forwarding_on_and_back(fleet: Fleet, tmp_path: Path, name: str) -> None:
+    """What the unit leaves writable is enough for the daemon, and a stop of the service puts everything back."""
+    bundles.write(tmp_path, fleet)
+    assert play(fleet, "site", tmp_path).exit == 0
+    host = fleet[name]
+    link = host.run("ip -o -4 route show default | sed -n 's/.* dev \\([^ ]*\\).*/\\1/p' | head -1").stdout.strip()
+    switches = "cd /proc/sys/net; grep -H . ipv4/ip_forward ipv[46]/conf/*/*forwarding | grep -v /prod/"
+    before = host.run(switches).stdout
+    host.run(f"ip -6 route show default | grep -q . || ip -6 route add default via fe80::1 dev {link} metric 4321")
+    try:
+        host.run(
+            "sed 's/^\\[Interface\\]$/&\\nExit = on/' /etc/meshd/prod.conf > /run/exit && "
+            "id=$(sha256sum < /run/exit | cut -c 1-64) && meshd stage prod --id $id < /run/exit && rm /run/exit && "
+            "meshd switch prod --id $id --within 60 && meshd confirm prod --id $id"
+        )
+        report = json.loads(host.run("meshd report prod --json").stdout)
+        assert "Exit = on\n" in report["running"]
+        assert report["running"] == report["conf"]
+        turned = host.run(switches).stdout
+        assert f"ipv4/conf/{link}/forwarding:1\n" in turned
+        assert "ipv6/conf/all/forwarding:1\n" in turned or f"ipv6/conf/{link}/force_forwarding:1\n" in turned
+        host.run("systemctl kill -s KILL meshd@prod; sleep 1; systemctl is-active meshd@prod")
+        assert host.run(switches).stdout == turned
+        host.run("systemctl stop meshd@prod")
+        assert host.run(switches).stdout == before
+    finally:
+        host.run("ip -6 route del default metric 4321 2> /dev/null || true")
 
 
 def test_an_interface_in_a_namespace_outlives_daemon_and_reboot(fleet: Fleet, tmp_path: Path) -> None:

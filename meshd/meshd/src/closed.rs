@@ -294,7 +294,7 @@ fn twins(conf: &Conf, families: &[Family]) -> Vec<Route> {
 }
 
 /// Everything that is the mesh's, but for a default: what peers have, and the networks the interface is in.
-fn mesh_networks(conf: &Conf, family: Family) -> Vec<(IpAddr, u8)> {
+pub fn mesh_networks(conf: &Conf, family: Family) -> Vec<(IpAddr, u8)> {
     let peers = conf.peers.iter().flat_map(|peer| &peer.allowed_ips);
     let mut networks: Vec<Cidr> = peers
         .filter(|net| !is_default(net))

@@ -1,4 +1,5 @@
-//! Which links had their IPv4 forwarding turned on for which site networks, in memory and on record.
+//! Which links had their IPv4 forwarding turned on for which site networks, or for the way out to the internet, in memory
+//! and on record.
 //!
 //! Networks share links (our own, at least), so one that goes must not take the others' along; and which links a network
 //! had is remembered, since routes change. The record is a file below our state: written before a switch is turned, it
@@ -17,12 +18,21 @@ use meshd_os::Result;
 
 use crate::conf::Cidr;
 
+/// What forwarding is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// A site network.
+    Site(Cidr),
+    /// The way out to the internet.
+    Exit,
+}
+
 /// See the file's head.
 #[derive(Debug)]
 pub struct Forwarding {
     record: PathBuf,
-    /// The links, by index, that each network needs.
-    needed_by: BTreeMap<Cidr, BTreeSet<u32>>,
+    /// The links, by index, that each one needs.
+    needed_by: BTreeMap<Need, BTreeSet<u32>>,
     /// Links whose forwarding was off before we turned it on.
     turned_on: BTreeMap<u32, String>,
 }
@@ -30,7 +40,7 @@ pub struct Forwarding {
 impl Forwarding {
     /// With what the record says of links that are still there and still forward.
     pub fn open(record: PathBuf, netlink: &Netlink) -> Self {
-        let turned_on = read(&record, |index| netlink.link_by_index(index).ok().flatten());
+        let turned_on = recorded(&record, netlink);
         Self {
             record,
             needed_by: BTreeMap::new(),
@@ -38,12 +48,9 @@ impl Forwarding {
         }
     }
 
-    /// `network` needs `link`. True: forwarding is off there, and has to be turned on now.
-    pub fn need(&mut self, network: Cidr, link: &Link) -> bool {
-        self.needed_by
-            .entry(network)
-            .or_default()
-            .insert(link.index);
+    /// `need` has `link`. True: forwarding is off there, and has to be turned on now.
+    pub fn need(&mut self, need: Need, link: &Link) -> bool {
+        self.needed_by.entry(need).or_default().insert(link.index);
         if link.forwarding_v4 == Some(true) {
             return false;
         }
@@ -52,9 +59,9 @@ impl Forwarding {
         true
     }
 
-    /// `network` is gone: the links to be turned off.
-    pub fn release(&mut self, network: Cidr) -> Vec<u32> {
-        self.needed_by.remove(&network);
+    /// `need` is gone: the links to be turned off.
+    pub fn release(&mut self, need: Need) -> Vec<u32> {
+        self.needed_by.remove(&need);
         self.unneeded()
     }
 
@@ -83,8 +90,10 @@ impl Forwarding {
 /// Turns off what the record of a daemon that is gone says, and deletes it.
 pub fn put_back(record: &Path) -> Result<()> {
     let netlink = Netlink::open()?;
-    for link in read(record, |index| netlink.link_by_index(index).ok().flatten()).into_keys() {
-        netlink.set_forwarding_v4(link, false)?;
+    if !is_everywhere() {
+        for link in recorded(record, &netlink).into_keys() {
+            netlink.set_forwarding_v4(link, false)?;
+        }
     }
     match fs::remove_file(record) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(meshd_os::Error::new(
@@ -93,6 +102,17 @@ pub fn put_back(record: &Path) -> Result<()> {
         )),
         _ => Ok(()),
     }
+}
+
+/// The links that a record says were turned on, if they still forward.
+pub fn recorded(record: &Path, netlink: &Netlink) -> BTreeMap<u32, String> {
+    read(record, |index| netlink.link_by_index(index).ok().flatten())
+}
+
+/// Whether IPv4 is forwarded on every link. Nobody but the host's administrator turns that on, or what he runs, and then each
+/// link's is his, those that were turned on before included.
+pub fn is_everywhere() -> bool {
+    fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|value| value.trim() == "1")
 }
 
 /// The links of a record that speaks of here and now, if they are the same ones and forward.
@@ -131,7 +151,7 @@ fn write(record: &Path, links: &BTreeMap<u32, String>) -> io::Result<()> {
 }
 
 /// This boot (random(4)) and this network namespace (namespaces(7)), in a word.
-fn here_and_now() -> io::Result<String> {
+pub fn here_and_now() -> io::Result<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let namespace = fs::read_link("/proc/thread-self/ns/net")?;
     Ok(format!("{} {}", boot.trim(), namespace.display()))
@@ -157,8 +177,8 @@ mod tests {
     #[test]
     fn a_site_network_that_goes_leaves_the_others_their_links() {
         let record = std::env::temp_dir().join(format!("meshd-forward-{}", std::process::id()));
-        let [a, b, c] =
-            ["10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24"].map(|net| Cidr::parse(net).unwrap());
+        let [a, b, c] = ["10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24"]
+            .map(|net| Need::Site(Cidr::parse(net).unwrap()));
         let (ours, site, other) = (1, 2, 3);
         let mut forwarding = Forwarding {
             record: record.clone(),

@@ -12,8 +12,10 @@ mod closed;
 mod conf;
 mod control;
 mod digest;
+mod exit;
 mod failure;
 mod forwarding;
+mod forwarding6;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -29,5 +31,6 @@ mod safe;
 mod state;
 mod supervise;
 mod users;
+mod way_out;
 
 pub use cli::main;

@@ -1,8 +1,8 @@
 //! The link as the kernel has it: carries out steps that concern it and says what is so, by rtnetlink alone.
 //!
 //! Adding what is there and removing what isn't are no errors, so that a step can be repeated. What it does not do:
-//! decide anything, or touch a link other than ours (one exception: IPv4 forwarding of the link that leads to a site
-//! network, see [`NetDev::forward`]).
+//! decide anything, or touch a link other than ours (one exception: IPv4 forwarding of the links that lead to a site network
+//! or to the internet, see [`NetDev::forward`] and [`NetDev::forward_exit`]).
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -12,7 +12,7 @@ use meshd_os::netlink::{IfAddress, Link, Netlink, Route as KernelRoute, PROTO_KE
 use meshd_os::{Error, Result};
 
 use crate::conf::Cidr;
-use crate::forwarding::Forwarding;
+use crate::forwarding::{self, Forwarding, Need};
 use crate::paths;
 use crate::put::{Put, Route};
 
@@ -176,17 +176,47 @@ impl NetDev {
                 let towards = self.link_towards(network)?;
                 for index in [Some(self.index), towards].into_iter().flatten() {
                     let link = self.netlink.require_link(index)?;
-                    if self.forwarding.need(network, &link) {
+                    if self.forwarding.need(Need::Site(network), &link) {
                         self.netlink.set_forwarding_v4(index, true)?;
                     }
                 }
             }
             Put::Remove => {
-                let links = self.forwarding.release(network);
+                let links = self.forwarding.release(Need::Site(network));
                 self.stop_forwarding(links)?;
             }
         }
         Ok(())
+    }
+
+    /// Lets the kernel forward IPv4 between this link and `links`, and no others as far as an exit is concerned; none: there
+    /// is no exit.
+    pub fn forward_exit(&mut self, links: &BTreeSet<u32>) -> Result<()> {
+        let mut needed = links.clone();
+        if !needed.is_empty() {
+            needed.insert(self.index);
+        }
+        // First those to come, so that one which stays is never off.
+        let mut turned = Vec::new();
+        let unneeded = self.forwarding.release(Need::Exit);
+        for index in needed {
+            // One that is gone leaves by no default route any more; that is told in a moment.
+            let Some(link) = self.netlink.link_by_index(index)? else {
+                continue;
+            };
+            if self.forwarding.need(Need::Exit, &link) {
+                self.netlink.set_forwarding_v4(index, true)?;
+            }
+            turned.push(index);
+        }
+        let unneeded = unneeded.into_iter().filter(|index| !turned.contains(index));
+        self.stop_forwarding(unneeded.collect())
+    }
+
+    /// Whether IPv4 is forwarded from this link.
+    pub fn forwards(&self) -> bool {
+        let link = self.link().ok().flatten();
+        link.is_some_and(|link| link.forwarding_v4 == Some(true))
     }
 
     /// Turns off what a predecessor turned on and nothing needs any more.
@@ -197,7 +227,7 @@ impl NetDev {
     fn stop_forwarding(&mut self, links: Vec<u32>) -> Result<()> {
         for index in links {
             // A link that is gone has taken its switch along.
-            if self.netlink.link_by_index(index)?.is_some() {
+            if self.netlink.link_by_index(index)?.is_some() && !forwarding::is_everywhere() {
                 self.netlink.set_forwarding_v4(index, false)?;
             }
             self.forwarding.off(index);

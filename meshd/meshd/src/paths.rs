@@ -38,10 +38,18 @@ pub fn uapi_dir() -> PathBuf {
     PathBuf::from("/run/wireguard")
 }
 
-/// The folders that the daemon writes to.
-pub fn written() -> [PathBuf; 3] {
-    [PathBuf::from("/run/meshd"), uapi_dir(), state_dir()]
+/// The folders that the daemon writes to; the last one's files are switches of the kernel.
+pub fn written() -> [PathBuf; 4] {
+    [
+        PathBuf::from("/run/meshd"),
+        uapi_dir(),
+        state_dir(),
+        PathBuf::from(IPV6_SWITCHES),
+    ]
 }
+
+/// The IPv6 settings of this network namespace, a folder for each link (kernel's ip-sysctl.rst).
+pub const IPV6_SWITCHES: &str = "/proc/sys/net/ipv6/conf";
 
 /// Process id of a supervisor.
 pub fn pid_file(name: &str) -> PathBuf {
@@ -85,4 +93,9 @@ pub fn made_namespace(name: &str) -> PathBuf {
 /// The links whose forwarding was turned on.
 pub fn forward_record(name: &str) -> PathBuf {
     state_dir().join(format!("{name}.forward"))
+}
+
+/// The IPv6 switches that were turned for an exit.
+pub fn forward6_record(name: &str) -> PathBuf {
+    state_dir().join(format!("{name}.forward6"))
 }

@@ -26,7 +26,7 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::guard::Guard;
 use crate::read::{parse, private_key};
 use crate::report::Status;
-use crate::{forwarding, hosts, paths};
+use crate::{forwarding, hosts, paths, way_out};
 
 /// How long a switch lasts unless it is confirmed, when the caller doesn't say.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -228,6 +228,7 @@ pub fn remove(options: &Options) -> Outcome {
         Err(failure) => return Err(failure.into()),
     }
     Guard::new(name)?.set(&Closed::default())?;
+    way_out::put_back(name)?;
     forwarding::put_back(&paths::forward_record(name))
         .map_err(|error| Failure::new(format!("interface {name}"), error, "run it as root"))?;
     for path in [

@@ -6,6 +6,7 @@
 //! has its own of most of these; here they hold without systemd too. Where a kernel or a container refuses one, the daemon
 //! runs all the same, and says so.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use meshd_os::{landlock, sandbox, seccomp, Result};
@@ -18,6 +19,11 @@ pub fn confine(folders: &[PathBuf]) {
     for folder in folders {
         // If it can't be made, who uses it says so in better words.
         let _ = std::fs::create_dir_all(folder);
+    }
+    // The kernel may forget a folder of /proc that nobody has open, and make another one of that name, which Landlock wouldn't
+    // know: these stay open as long as the process lives.
+    for folder in folders.iter().filter(|folder| folder.starts_with("/proc")) {
+        std::mem::forget(File::open(folder));
     }
     let folders = folders.iter().map(PathBuf::as_path);
     let done = [

@@ -238,6 +238,9 @@ impl Interface {
 
     /// Takes the link away and puts back what was changed beside it.
     pub fn close(mut self) {
+        if let Err(error) = self.net.forward_exit(&BTreeSet::new()) {
+            eprintln!("meshd: warning: {}: {error}", self.name);
+        }
         for network in std::mem::take(&mut self.forward) {
             if let Err(error) = self.net.forward(Put::Remove, network) {
                 eprintln!("meshd: warning: {}: {error}", self.name);

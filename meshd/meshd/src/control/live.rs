@@ -7,6 +7,7 @@ use super::space;
 use super::world;
 use crate::closed;
 use crate::conf::Conf;
+use crate::exit;
 use crate::failure::Failure;
 use crate::put::{Put, Route};
 use crate::reload::{steps, Change, Setup, Step};
@@ -159,7 +160,14 @@ pub fn take(
             if still_closed {
                 interface.routes_in.extend(closed::TABLES);
             }
-            if let Err(error) = interface.net.settle_forwarding() {
+            // An exit settles it by itself, when it has said what it needs.
+            let exit = exit::wanted(loaded.conf.as_ref()).is_some();
+            let settled = if exit {
+                Ok(())
+            } else {
+                interface.net.settle_forwarding()
+            };
+            if let Err(error) = settled {
                 eprintln!("meshd: warning: {name}: {error}");
             }
         }

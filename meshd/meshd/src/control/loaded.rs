@@ -134,9 +134,7 @@ fn beyond_us(conf: &Conf) -> Vec<Failure> {
             .extend(route_users_beyond_us(conf).map(|(why, hint)| refuse("RouteUsers", why, hint)));
     }
     if conf.interface.exit {
-        let (why, hint) = exit_beyond_us(conf)
-            .unwrap_or(("this version does not carry it out yet", "remove the line"));
-        failures.push(refuse("Exit", why, hint));
+        failures.extend(exit_beyond_us(conf).map(|(why, hint)| refuse("Exit", why, hint)));
     }
     if let Some(namespace) = &conf.interface.namespace {
         let why = format!("the interface lives in the network namespace {namespace}");

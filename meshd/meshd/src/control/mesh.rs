@@ -30,6 +30,7 @@ use crate::guard::Guard;
 use crate::paths;
 use crate::safe::{Id, Safe};
 use crate::state::State;
+use crate::way_out::WayOut;
 use meshd_packet::ProbeMark;
 
 /// Tokens of ours in the engine's set.
@@ -37,6 +38,7 @@ pub const CONTROL: u64 = FIRST_TOKEN;
 const NAMES: u64 = FIRST_TOKEN + 1;
 const NFT: u64 = FIRST_TOKEN + 2;
 const CALENDAR: u64 = FIRST_TOKEN + 3;
+pub(super) const EXIT: u64 = FIRST_TOKEN + 4;
 /// Control connections are counted from here.
 const FIRST_CONVERSATION: u64 = FIRST_TOKEN + 16;
 
@@ -70,6 +72,8 @@ pub struct Mesh {
     pub(super) find_mtu_at: Option<Time>,
     /// Keeps the host closed.
     pub(super) guard: Guard,
+    /// Makes it a way out for its peers.
+    pub(super) way_out: WayOut,
     pub(super) heal_at: Option<Time>,
     /// The confirmed configuration can't be used: nobody knows what it wants.
     pub(super) unread: bool,
@@ -170,6 +174,7 @@ impl Mesh {
             watchdog: notify::watchdog_interval().map(|interval| (interval / 2, now)),
             find_mtu_at: None,
             guard: Guard::new(name)?,
+            way_out: WayOut::new(name)?,
             heal_at: None,
             unread,
             calendar,
@@ -223,7 +228,10 @@ impl Mesh {
             );
         }
         match ending {
-            Ending::Stop => self.engine.destroy(),
+            Ending::Stop => {
+                self.engine.destroy();
+                self.way_out.close(None);
+            }
             Ending::Leave => self.engine.leave(),
         }
     }
@@ -237,10 +245,11 @@ impl Mesh {
                 .map_err(|error| failure(&self.name, error))?;
             match happening {
                 Happening::End => return Ok(self.ending_by_signal()),
-                Happening::LinkGone => eprintln!(
-                    "meshd: {}: the interface was deleted by somebody else",
-                    self.name
-                ),
+                Happening::LinkGone => {
+                    let name = &self.name;
+                    eprintln!("meshd: {name}: the interface was deleted by somebody else");
+                    self.way_out.close(None);
+                }
                 Happening::Routing => {
                     self.find_mtu_soon();
                     self.heal_soon();
@@ -255,6 +264,7 @@ impl Mesh {
                 Happening::Ready(ready) if ready.token == CONTROL => self.accept(),
                 Happening::Ready(ready) if ready.token == NAMES => self.resolved(),
                 Happening::Ready(ready) if ready.token == NFT => self.nft_changed(),
+                Happening::Ready(ready) if ready.token == EXIT => self.exit_changed(),
                 Happening::Ready(ready) if ready.token == CALENDAR => self.expire(),
                 Happening::Ready(ready) => self.converse(ready.token),
                 Happening::Time => {}
@@ -327,7 +337,7 @@ impl Mesh {
 
     /// Takes a configuration live, all of it or nothing.
     pub(super) fn take_live(&mut self, loaded: &Loaded) -> Result<(), Failure> {
-        self.take_live_closed(loaded)?;
+        self.take_live_as_exit(loaded)?;
         if let Some(interface) = &self.engine.interface {
             interface.outer.plane.set_probe_mark(Some(self.mark));
             let device = &interface.device;

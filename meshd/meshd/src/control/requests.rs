@@ -8,6 +8,7 @@ use super::mesh::{to_duration, Ending, Link, Mesh};
 use super::wire::{Request, Response, WireFailure, MAX_LINE};
 use super::{live, loaded::Loaded, world};
 use crate::conf::Secret;
+use crate::exit;
 use crate::failure::{Exit, Failure};
 use crate::safe::{Confirm, Id, Refusal, Safe};
 
@@ -163,6 +164,9 @@ impl Mesh {
                 .into());
         }
         live::check(&self.engine, &self.name, &loaded)?;
+        if let Some(conf) = exit::wanted(loaded.conf.as_ref()) {
+            self.way_out.check(conf)?;
+        }
         self.safe.stage(loaded.id.clone());
         self.staged = Some(loaded);
         // So that it is known at the switch which links are alive before it.
@@ -195,6 +199,9 @@ impl Mesh {
             self.alive_before = self.alive_links();
         }
         live::check(&self.engine, &self.name, &loaded)?;
+        if let Some(conf) = exit::wanted(loaded.conf.as_ref()) {
+            self.way_out.check(conf)?;
+        }
         self.take_live(&loaded)?;
         self.safe
             .switched(id.clone(), to_duration(world::now()), within);

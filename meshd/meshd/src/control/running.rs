@@ -11,6 +11,7 @@ use crate::closed;
 use crate::conf::{
     table, Cidr, Conf, Endpoint, Host, Peer, PeerKeys, Section, Table, ToBase64, UtcTime,
 };
+use crate::exit;
 use crate::failure::Failure;
 use crate::reload::{PeerSetup, Setup};
 use crate::report::{PeerStatus, Report, State, Status, SCHEMA, VERSION};
@@ -41,7 +42,10 @@ impl Mesh {
         let whole = self.guard.is_whole();
         let hosts = host_lines(&self.name);
         let namespace = interface.namespace.as_deref();
-        Ok(text(conf, &setup, port, mtu, &hosts, (namespace, whole)))
+        let exit = exit::wanted(Some(conf))
+            .is_some_and(|conf| self.way_out.is_whole(conf, &interface.net));
+        let state = (namespace, whole, exit);
+        Ok(text(conf, &setup, port, mtu, &hosts, state))
     }
 
     /// Vitals.
@@ -103,6 +107,9 @@ impl Mesh {
     fn notes(&self) -> Vec<String> {
         let mut notes = self.trouble.clone();
         notes.extend(self.guard.note());
+        if let Some(conf) = exit::wanted(self.in_force().conf.as_ref()) {
+            notes.extend(self.way_out.notes(conf));
+        }
         notes.extend(self.engine.keeping.note());
         if self.engine.interface.is_none() {
             notes.extend(
@@ -233,7 +240,7 @@ fn text(
     port: Option<u16>,
     mtu: Option<u16>,
     hosts: &[String],
-    (namespace, closed): (Option<&str>, bool),
+    (namespace, closed, exit): (Option<&str>, bool, bool),
 ) -> String {
     let interface = &conf.interface;
     let mut text = String::new();
@@ -271,6 +278,7 @@ fn text(
     section.value("Namespace", namespace);
     section.flag("Relay", found.relay);
     section.list("Forward", &found.forward.iter().collect::<Vec<_>>());
+    section.flag("Exit", exit);
     section.each("Host", hosts);
     section.flag("KillSwitch", interface.kill_switch && closed);
     section.list("KillSwitchAllow", &interface.kill_switch_allow);

@@ -86,51 +86,26 @@ fn leases(host: &Host, kind: &str) -> usize {
 
 /// Advertises a router on `out`'s link to everyone: a default way of high preference, routes, and a prefix.
 pub fn advertise(out: &Host) {
-    let link = on(out, || index("eth0"));
-    // Type, code, checksum (the kernel's), hop limit, preference high, lifetime, reachable and retransmission time.
-    let mut message = vec![
-        134,
-        0,
-        0,
-        0,
-        64,
-        0b0000_1000,
-        0x07,
-        0x08,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-    ];
+    let mut options = Vec::new();
     for (network, prefix) in STOLEN_V6 {
         // Route information: 3 units of 8 bytes, preference high, lifetime.
-        message.extend([24, 3, prefix, 0b0000_1000, 0, 0, 0x07, 0x08]);
-        message.extend(network.parse::<Ipv6Addr>().unwrap().octets());
+        options.extend([24, 3, prefix, 0b0000_1000, 0, 0, 0x07, 0x08]);
+        options.extend(network.parse::<Ipv6Addr>().unwrap().octets());
     }
     // Prefix information: on-link and autonomous.
-    message.extend([
-        3,
-        4,
-        64,
-        0b1100_0000,
-        0,
-        0,
-        0x07,
-        0x08,
-        0,
-        0,
-        0x07,
-        0x08,
-        0,
-        0,
-        0,
-        0,
-    ]);
-    message.extend("2001:db8:66::".parse::<Ipv6Addr>().unwrap().octets());
+    options.extend([3, 4, 64, 0b1100_0000, 0, 0, 0x07, 0x08]);
+    options.extend([0, 0, 0x07, 0x08, 0, 0, 0, 0]);
+    options.extend("2001:db8:66::".parse::<Ipv6Addr>().unwrap().octets());
+    advertise_with(out, &options);
+}
+
+/// Advertises a default way of high preference to everyone on `out`'s link, with these options (RFC 4861, section 4.6).
+pub fn advertise_with(out: &Host, options: &[u8]) {
+    let link = on(out, || index("eth0"));
+    // Type, code, checksum (the kernel's), hop limit, preference high, lifetime; reachable and retransmission time.
+    let mut message = vec![134, 0, 0, 0, 64, 0b0000_1000, 0x07, 0x08];
+    message.extend([0; 8]);
+    message.extend(options);
     on(out, || {
         // SAFETY: no pointers are passed.
         let fd = unsafe { libc::socket(libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_ICMPV6) };

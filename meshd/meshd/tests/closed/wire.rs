@@ -126,6 +126,7 @@ pub enum Frame {
     Arp,
     /// IP.
     Packet {
+        from: IpAddr,
         to: IpAddr,
         protocol: u8,
         hop_limit: u8,
@@ -142,23 +143,26 @@ impl Frame {
     fn read(bytes: &[u8]) -> Self {
         let kind = u16::from_be_bytes([bytes[12], bytes[13]]);
         let ip = &bytes[14..];
-        let (to, mut protocol, hop_limit, mut at): (IpAddr, u8, u8, usize) = match kind {
-            0x0806 => return Self::Arp,
-            0x0800 => {
-                let to: [u8; 4] = ip[16..20].try_into().unwrap();
-                (
-                    Ipv4Addr::from(to).into(),
-                    ip[9],
-                    ip[8],
-                    usize::from(ip[0] & 15) * 4,
-                )
-            }
-            0x86dd => {
-                let to: [u8; 16] = ip[24..40].try_into().unwrap();
-                (Ipv6Addr::from(to).into(), ip[6], ip[7], 40)
-            }
-            other => return Self::Strange(other),
-        };
+        let (from, to, mut protocol, hop_limit, mut at): (IpAddr, IpAddr, u8, u8, usize) =
+            match kind {
+                0x0806 => return Self::Arp,
+                0x0800 => {
+                    let at = |at: usize| <[u8; 4]>::try_from(&ip[at..at + 4]).unwrap();
+                    (
+                        Ipv4Addr::from(at(12)).into(),
+                        Ipv4Addr::from(at(16)).into(),
+                        ip[9],
+                        ip[8],
+                        usize::from(ip[0] & 15) * 4,
+                    )
+                }
+                0x86dd => {
+                    let at =
+                        |at: usize| Ipv6Addr::from(<[u8; 16]>::try_from(&ip[at..at + 16]).unwrap());
+                    (at(8).into(), at(24).into(), ip[6], ip[7], 40)
+                }
+                other => return Self::Strange(other),
+            };
         // Listener reports have a hop-by-hop header with a router alert (RFC 2711).
         if protocol == 0 && kind == 0x86dd {
             protocol = ip[at];
@@ -170,6 +174,7 @@ impl Frame {
             .filter(char::is_ascii_graphic)
             .collect();
         Self::Packet {
+            from,
             to,
             protocol,
             hop_limit,

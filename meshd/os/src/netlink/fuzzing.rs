@@ -10,6 +10,7 @@ pub(crate) fn read(bytes: &[u8]) {
         let _ = link::parse(message);
         let _ = route::parse(message);
         let _ = route::parse_way(message);
+        let _ = route::parse_default(message);
         if let Some(rule) = rule::parse(message) {
             // What the kernel told is what we would ask for.
             let mut request = rule::request(libc::RTM_NEWRULE, 0, &rule);

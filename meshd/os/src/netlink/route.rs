@@ -1,7 +1,8 @@
 //! Routes: listed, added, taken away, and asked for ("how would this go out?").
 use super::wire::{Attrs, Message, Request};
-use super::Netlink;
+use super::{Family, Netlink};
 use crate::error::{Error, Result};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The metric that holds a route's MTU (include/uapi/linux/rtnetlink.h).
@@ -110,6 +111,21 @@ impl Netlink {
             route.ifindex = 0;
         }
         Ok(routes)
+    }
+
+    /// The links that default routes of a family leave by, of whatever table; halves of a default count.
+    pub fn default_links(&self, family: Family) -> Result<BTreeSet<u32>> {
+        let mut body = [0; RTMSG];
+        body[0] = match family {
+            Family::V4 => libc::AF_INET as u8,
+            Family::V6 => libc::AF_INET6 as u8,
+        };
+        let request = Request::new(libc::RTM_GETROUTE, libc::NLM_F_DUMP, &body);
+        let mut links = BTreeSet::new();
+        self.ask(request, "list default routes", |m| {
+            links.extend(parse_default(m));
+        })?;
+        Ok(links)
     }
 
     /// Adds a route. `AlreadyExists` when the same is there.
@@ -221,6 +237,29 @@ pub(super) fn parse(message: Message<'_>) -> Option<Route> {
         },
         protocol: fixed[5],
     })
+}
+
+/// The links of a unicast route that is a default or half of one: several if it has several ways.
+pub(super) fn parse_default(message: Message<'_>) -> Vec<u32> {
+    /// Bytes of rtnexthop: length, flags, hops, link. Attributes follow.
+    const NEXT_HOP: usize = 8;
+    let Some(route) = parse(message).filter(|r| r.kind == RouteKind::Unicast && r.prefix < 2)
+    else {
+        return Vec::new();
+    };
+    let mut links = Vec::from_iter(Some(route.ifindex).filter(|link| *link != 0));
+    let (_, attrs) = match fixed_and_attrs(message) {
+        Some(both) => both,
+        None => return links,
+    };
+    let mut hops = attrs.get(libc::RTA_MULTIPATH).unwrap_or_default();
+    while let (Some(len), Some(link)) = (super::wire::u16_at(hops, 0), super::wire::u32_at(hops, 4))
+    {
+        links.push(link);
+        let next = usize::from(len).max(NEXT_HOP).next_multiple_of(4);
+        hops = hops.get(next..).unwrap_or_default();
+    }
+    links
 }
 
 pub(super) fn parse_way(message: Message<'_>) -> Option<RouteTo> {

@@ -148,6 +148,14 @@ impl Nft {
         }
     }
 
+    /// Whether a table of this kind could be loaded: all of it is made and taken away again in one step that nobody sees.
+    pub fn try_load(&self, table: &Table) -> std::result::Result<(), NftError> {
+        let mut requests = encode::load(table, 0);
+        requests.push(encode::delete(&table.name));
+        self.transact(requests, "try an nf_tables table")
+            .map_err(refused)
+    }
+
     /// Deletes the table `name`. It is no error when there is none.
     pub fn delete(&self, name: &str) -> std::result::Result<(), NftError> {
         let what = format!("delete nf_tables table {name}");
