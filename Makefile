@@ -4,7 +4,8 @@
 #   make test    set everything up, run all tests (root brings the real hosts; without root they say why they are left out)
 #   make check   the fast half: lint, types, pure tests; no root, no containers
 #   make release the daemon as it is shipped, half as large: minutes, and more packages
-#   make nightly what takes long: fuzzing, hundreds of kills and upgrades, a soak of half an hour, another kernel
+#   make released the tests of the daemon's life against what is shipped, instead of what `make test` runs on
+#   make nightly what takes long: that, fuzzing, hundreds of kills and upgrades, a soak of half an hour, another kernel
 #
 # Everything lands in .venv, build and meshd/target; nothing outside the checkout but system packages (.ci/packages).
 
@@ -16,10 +17,10 @@ RUST := --manifest-path meshd/Cargo.toml
 # pytest-xdist would make hosts collide; the tests that need hosts run one after the other.
 PYTEST := $(BIN)/pytest -q
 
-.PHONY: help demo test check setup setup-demo setup-test setup-nightly setup-release build release lint types unit integration molecule nightly bench wheel lock clean
+.PHONY: help demo test check setup setup-demo setup-test setup-nightly setup-release build release released lint types unit integration molecule nightly bench wheel lock clean
 
 help:
-	@sed -n '2,8s/^# \{0,1\}//p' Makefile
+	@sed -n '2,9s/^# \{0,1\}//p' Makefile
 	@echo "  others:     $$(sed -n 's/^\.PHONY: help demo test check setup setup-demo setup-test setup-nightly setup-release //p' Makefile)"
 
 demo: setup-demo build
@@ -82,6 +83,12 @@ integration: build
 molecule: build
 	@if [ "$$(id -u)" -eq 0 ]; then molecule/run; else echo "molecule: needs root for its systemd hosts, left out"; fi
 
+# What differs in a released daemon: musl, a standard library of its own, code compiled for size.
+RELEASED := roles/daemon/files/bin/$(shell uname -m)/meshd
+RELEASED_TESTS := daemon confined handover rotation closed route_users
+released: release
+	@MESHD_TESTED="$(CURDIR)/$(RELEASED)" $(CARGO) test $(RUST) --quiet --package meshd $(RELEASED_TESTS:%=--test %)
+
 # Seconds for each target of the fuzzer, and of the soak.
 FUZZ_SECONDS := 300
 SOAK_SECONDS := 1800
@@ -90,7 +97,7 @@ SOAK_SECONDS := 1800
 KILLS := 400
 PINGS := 60000
 
-nightly: setup-nightly
+nightly: setup-nightly released
 	@RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=meshd/target/loom $(CARGO) test $(RUST) --quiet --package meshd-proto --lib every_order
 	@meshd/fuzz/run $(FUZZ_SECONDS)
 	@MESHD_KILLS=$(KILLS) MESHD_PINGS=$(PINGS) $(CARGO) test $(RUST) --quiet --package meshd --test continuity -- --nocapture
