@@ -101,6 +101,7 @@ nightly: setup-nightly released
 	@RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=meshd/target/loom $(CARGO) test $(RUST) --quiet --package meshd-proto --lib every_order
 	@meshd/fuzz/run $(FUZZ_SECONDS)
 	@MESHD_KILLS=$(KILLS) MESHD_PINGS=$(PINGS) $(CARGO) test $(RUST) --quiet --package meshd --test continuity -- --nocapture
+	@MESHD_PINGS=$$(($(PINGS) / 4)) $(PYTEST) --log-cli-level=INFO tests/roles/test_handover.py -k interrupt
 	@SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test $(RUST) --quiet --release --package meshd --test soak -- --nocapture
 	@$(CARGO) test $(RUST) --quiet --package meshd --test interop -- --ignored
 	@meshd/vm/run
