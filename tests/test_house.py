@@ -20,6 +20,7 @@ RIVER = [
     "tree",
     "ip",
     "names",
+    "users",
     "keys",
     "spec",
     "language",

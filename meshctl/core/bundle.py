@@ -68,8 +68,10 @@ def configure(mesh: Mesh, host: Host, ring: KeyRing) -> WgConf:
         relay=host.relay,
         forward=host.lan,
         hosts=_host_lines(mesh, host),
-        kill_switch=host.kill_switch is not None,
+        # a mesh of one IP version has no route for the other one, which would go on by itself
+        kill_switch=host.kill_switch is not None or (host.route is not None and not host.route.users),
         kill_switch_allow=host.kill_switch.allow if host.kill_switch is not None else (),
+        route_users=host.route.users if host.route is not None else (),
         peers=tuple(
             WgPeer(
                 name=peer.name,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from meshctl.core import ip
+from meshctl.core import ip, users
 from meshctl.core.keys import PublicKey, Secret, psk_fingerprint, public_of
 from meshctl.core.wgconf import Table, WgConf, WgPeer, services_text
 
@@ -74,7 +74,7 @@ def public(conf: WgConf | None) -> PublicConf | None:
         hosts=tuple(sorted(set(map(str, conf.hosts)))),
         kill_switch=conf.kill_switch,
         kill_switch_allow=tuple(sorted(set(conf.kill_switch_allow))),
-        route_users=_sort_users(conf.route_users),
+        route_users=users.in_order(conf.route_users),
         routes=_routes(conf),
         peers=tuple(sorted(map(_public_peer, conf.peers), key=lambda p: p.public_key)),
     )
@@ -105,16 +105,6 @@ def _routes(conf: WgConf) -> tuple[ip.Net, ...]:
     onlink = [a.network for a in conf.addresses if a.network.prefixlen < a.max_prefixlen]
     nets = (net for peer in conf.peers for net in peer.allowed_ips)
     return ip.sort_nets(net for net in nets if not any(ip.inside(net, own) for own in onlink))
-
-
-def _sort_users(users: Iterable[str]) -> tuple[str, ...]:
-    """User ids by number, then names."""
-
-    def place(user: str) -> tuple[int, int, str]:
-        first, _, last = user.partition("-")
-        return (int(first), int(last or first), "") if user[0].isdecimal() else (1 << 32, 0, user)
-
-    return tuple(sorted(set(users), key=place))
 
 
 def format(conf: PublicConf | None) -> str:
@@ -237,7 +227,7 @@ def _read_interface(words: _Words, peers: tuple[PublicPeer, ...]) -> PublicConf:
         hosts=tuple(sorted(words.lines("Host"))),
         kill_switch=words.text("KillSwitch") == "on",
         kill_switch_allow=tuple(sorted(int(item.removeprefix("tcp/")) for item in words.items("KillSwitchAllow"))),
-        route_users=_sort_users(words.items("RouteUsers")),
+        route_users=users.in_order(words.items("RouteUsers")),
         routes=ip.sort_nets(map(_network, words.items("Routes"))),
         peers=tuple(sorted(peers, key=lambda p: p.public_key)),
     )

@@ -149,7 +149,8 @@ def _box(host: Host, at: Point, size: tuple[float, float]) -> str:
 
 
 def _marks(host: Host) -> list[str]:
-    return [word for word, there in (("hub", host.relay), ("nat", host.nat), ("lan", bool(host.lan))) if there]
+    marks = (("hub", host.relay), ("exit", host.exit), ("nat", host.nat), ("lan", bool(host.lan)))
+    return [word for word, there in marks if there] + ([f"via {host.route.via}"] if host.route is not None else [])
 
 
 def _small(host: Host) -> str:

@@ -67,6 +67,11 @@ def net_text(net: Net) -> str:
     return f"{addr_text(net.network_address)}/{net.prefixlen}"
 
 
+def default(version: int) -> Net:
+    """Everything there is, of one IP version."""
+    return ip_network("0.0.0.0/0" if version == 4 else "::/0")
+
+
 @_remembered
 def iface_text(iface: Iface) -> str:
     return f"{addr_text(iface.ip)}/{iface.network.prefixlen}"

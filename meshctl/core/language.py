@@ -15,18 +15,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from pydantic.annotated_handlers import GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from meshctl.core import ip, names
-from meshctl.core.spec import At, EndpointWords, KillSwitch, SshAddress, host_port
+from meshctl.core import ip, names, users
+from meshctl.core.spec import At, EndpointWords, KillSwitch, SshAddress, Users, host_port
 
 NOT_YET = {
     "devices": "a device gets its file or QR code from a later version",
     "pools": "slots for short-lived machines come with a later version",
     "allow": "without it every link carries everything, so ignoring it would open what you closed",
     "expect": "run meshctl plan: it lists which pairs gain and lose reach",
-    "exit": "a host can't be a way out to the internet yet",
     "keys": "private keys are made by meshctl and kept in mesh.keys",
-    "route": "a host can't send all its traffic through the mesh yet",
-    "via": "write links: {hub: NAME} for a way through a host",
 }
 """Words of the language that this version doesn't carry out, and what to know about each."""
 
@@ -84,6 +81,26 @@ def _kill_switch(value: object) -> KillSwitch | None:
     if not isinstance(value, dict) or set(value) != {"allow"}:
         raise _fault("type", "kill_switch is true, false or {allow: …}", "write kill_switch: {allow: [tcp/22]}")
     return KillSwitch(tuple(sorted({_tcp_port(item) for item in _listed(value["allow"])})))
+
+
+def _route(value: object) -> Users | None:
+    """`all`, `{users: [alice, 2000-2999]}`, or `false` where `defaults:` say otherwise."""
+    if value is False:
+        return None
+    if value == "all":
+        return Users()
+    if not isinstance(value, dict) or set(value) != {"users"}:
+        raise _fault("type", "route is all or {users: …}", "write route: {users: [alice]}, or route: all")
+    if not (listed := _listed(value["users"])):
+        raise _fault("missing", "users is empty", "name at least one, or write route: all")
+    return Users(users.in_order(_user(item) for item in listed))
+
+
+def _user(value: object) -> str:
+    try:
+        return users.parse(str(value))
+    except ValueError as fault:
+        raise _fault("user", f"{value!r}: {fault.args[0]}", fault.args[1]) from None
 
 
 def _listed(value: object) -> list[object]:
@@ -170,6 +187,7 @@ def _one_or_more(item: dict[str, Any]) -> WithJsonSchema:
 _LABEL = {"type": "string", "pattern": f"^{names.LABEL.pattern}$"}
 _CIDR = {"type": "string", "examples": ["192.168.20.0/24", "fd00:1::/64"]}
 _SERVICE = {"type": "string", "pattern": "^tcp/[0-9]{1,5}$", "examples": ["tcp/22"]}
+_USER = {"type": ["string", "integer"], "examples": ["alice", 1001, "2000-2999"]}
 _IP = {"type": "string", "examples": ["10.20.0.1", "fd00:1::1"]}
 
 Mesh = Annotated[str, PlainValidator(_mesh), WithJsonSchema({"type": "string", "pattern": f"^{names.MESH.pattern}$"})]
@@ -215,6 +233,23 @@ Closed = Annotated[
         }
     ),
 ]
+Routed = Annotated[
+    Users | None,
+    PlainValidator(_route),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": ["all", False]},
+                {
+                    "type": "object",
+                    "properties": {"users": {"anyOf": [_USER, {"type": "array", "items": _USER, "minItems": 1}]}},
+                    "required": ["users"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
 Text = Annotated[str, BeforeValidator(_number_as_text)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Mtu = Annotated[int, Field(ge=1280, le=65455)]
@@ -236,6 +271,10 @@ class Defaults(Words):
     at: Place | None = Field(None, description="hosts at the same place use their private endpoints")
     port: Port | None = Field(None, description="UDP port that meshd listens on")
     mtu: Mtu | None = Field(None, description="MTU of the interface; default: right for the path")
+    route: Routed = Field(
+        None, description="what leaves through an exit, and in no other way: all, or {users: [alice, 2000-2999]}"
+    )
+    via: HostName | None = Field(None, description="the exit that route: leaves by; default: the only one")
     kill_switch: Closed = Field(
         None, description="nothing leaves but through the mesh: true, or {allow: [tcp/22]} for answers of services"
     )
@@ -248,6 +287,7 @@ class Host(Defaults):
     endpoint: Endpoint | None = Field(None, description="where others reach it; default: its SSH host name")
     lan: Cidrs | None = Field(None, description="networks behind this host that the mesh can reach")
     address: Addresses | None = Field(None, description="its addresses in the mesh; default: allotted")
+    exit: bool | None = Field(None, description="other hosts may leave for the internet by this one (see route)")
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from meshctl.core.addresses import Allotment, allot, derive
 from meshctl.core.errors import Invalid, Problem
 from meshctl.core.keys import PublicKey
 from meshctl.core.lock import Lock, LockedHost
-from meshctl.core.spec import HostSpec, KillSwitch, Pair, Spec, SshAddress, pair
+from meshctl.core.spec import HostSpec, KillSwitch, Pair, Route, Spec, SshAddress, pair
 from meshctl.core.topology import Topology, topology
 
 DEFAULT_PORT = 51820
@@ -62,6 +62,8 @@ class Host:
     owner: str | None = None
     note: str | None = None
     kill_switch: KillSwitch | None = None
+    exit: bool = False
+    route: Route | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,8 @@ def resolve(
         raise Invalid(problems)
     shape = topology(spec)
     live = tuple(sorted(link for link in shape.links if endpoints.open(*link)))
+    if problems := _far_exits(spec, shape, live):
+        raise Invalid(problems)
     reach = _reach(spec, shape, frozenset(live))
     linked = _linked(spec.hosts, live)
     hosts = {
@@ -142,6 +146,8 @@ def resolve(
             owner=host.owner,
             note=host.note,
             kill_switch=host.kill_switch,
+            exit=host.exit,
+            route=host.route,
         )
         for name, host in sorted(spec.hosts.items())
     }
@@ -274,6 +280,20 @@ def _reach(spec: Spec, shape: Topology, live: Collection[Pair]) -> dict[Pair, st
     return dict(sorted(reach.items()))
 
 
+def _far_exits(spec: Spec, shape: Topology, live: Collection[Pair]) -> list[Problem]:
+    """A hub can't stand in for the link to an exit: it would send its own traffic there too."""
+    problems = []
+    for name, host in sorted(spec.hosts.items()):
+        if host.route is None or (link := pair(name, host.route.via)) in live:
+            continue
+        what = f"{name} can't leave by {host.route.via}: there is no direct link between the two"
+        hint = f'add "{link[0]} -- {link[1]}" to links:, or choose a hub as the exit'
+        if link in shape.links:
+            hint = "both are behind NAT: give one of them endpoint:"
+        problems.append(Problem(what, host.where, hint, "exit"))
+    return problems
+
+
 def _linked(hosts: Iterable[str], live: Iterable[Pair]) -> dict[str, list[str]]:
     """The other end of each link of each host."""
     found: dict[str, list[str]] = {name: [] for name in hosts}
@@ -299,6 +319,8 @@ def _peers(
         return own if endpoints.same_place(name, host.name) else own + list(spec.hosts[name].lan)
 
     behind: dict[str, list[ip.Net]] = {name: [] for name in linked}
+    if host.route is not None:
+        behind[host.route.via] += [ip.default(net.version) for net in allotted.networks]
     for name in spec.hosts:
         link = pair(name, host.name)
         if name != host.name and link in reach:

@@ -8,18 +8,19 @@ repaired silently.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from meshctl.core import ip, names, tree
 from meshctl.core.errors import Invalid, Problem, Where
-from meshctl.core.spec import Full, HostSpec, Hub, LabSpec, Lines, Links, Spec
+from meshctl.core.spec import Full, HostSpec, Hub, LabSpec, Lines, Links, Route, Spec, Users
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-    from meshctl.core.language import Host, MeshFile
+    from meshctl.core.language import Defaults, Host, MeshFile
 
 Path = Sequence[str | int]
 
@@ -51,6 +52,7 @@ class _Parser:
         self._check_ssh(hosts)
         self._check_lans(hosts, networks)
         self._check_addresses(hosts, networks)
+        hosts = self._routed(hosts, words, declared)
         links = self._links(words, declared, groups)
         lab = self._lab(words, declared)
         if self.problems:
@@ -138,7 +140,8 @@ class _Parser:
             port=_first(host.port, base and base.port, words.port),
             mtu=_first(host.mtu, base and base.mtu, words.mtu),
             addresses=tuple(host.address or ()),
-            kill_switch=(host if "kill_switch" in host.model_fields_set else base or host).kill_switch,
+            kill_switch=_own_or(host, base, "kill_switch"),
+            exit=bool(host.exit),
         )
 
     # the rules between two places
@@ -222,6 +225,52 @@ class _Parser:
                     self._add(path, f"{addr} is the address of {taken[addr]} too", "give it to one host", "duplicate")
                 taken.setdefault(addr, name)
 
+    def _routed(self, hosts: dict[str, HostSpec], words: MeshFile, declared: frozenset[str]) -> dict[str, HostSpec]:
+        """The hosts with their way out."""
+        exits = sorted(name for name, host in hosts.items() if host.exit)
+        found = dict(hosts)
+        for name, host in hosts.items():
+            users: Users | None = _own_or(words.hosts[name], words.defaults, "route")
+            self._check_exit(host, words.hosts[name], users)
+            if users is not None and not host.exit:
+                # a host that was taken out for a fault of its own might have been the exit
+                via = self._via(name, words, exits, declared, whole=hosts.keys() == declared)
+                found[name] = replace(host, route=Route(via, users.only) if via is not None else None)
+        return found
+
+    def _check_exit(self, host: HostSpec, own: Host, users: Users | None) -> None:
+        path = ("hosts", host.name)
+        if host.exit and host.kill_switch is not None:
+            hint = f"take exit out, or write kill_switch: false for {host.name}"
+            self._add((*path, "exit"), "a closed host lets nobody's packets out, so it can't be an exit", hint, "exit")
+        elif host.exit and own.route is not None:
+            self._add((*path, "route"), "what an exit sends leaves by itself", "take one of the two out", "exit")
+        elif users is not None and users.only and host.kill_switch is not None:
+            hint = f"write route: all, or kill_switch: false for {host.name}"
+            self._add((*path, "route"), "a way out for some users of a host that is closed to all", hint, "exit")
+        elif users is None and own.via is not None:
+            self._add((*path, "via"), f"nothing of {host.name} leaves by an exit", "add route: all", "exit")
+
+    def _via(
+        self, name: str, words: MeshFile, exits: Sequence[str], declared: frozenset[str], *, whole: bool
+    ) -> str | None:
+        """The exit that this host leaves by."""
+        own, path = words.hosts[name], ("hosts", name)
+        via: str | None = _first(own.via, words.defaults and words.defaults.via)
+        if via is not None:
+            at = (*path, "via") if own.via is not None else ("defaults", "via")
+            if self._known(via, at, declared, declared) and via not in exits and whole:
+                self._add(at, f"{via} is no exit", f"add exit: true to {via}", "exit")
+        elif len(exits) == 1:
+            via = exits[0]
+        elif exits:
+            what = f"{name} has several exits to choose from: {', '.join(exits)}"
+            self._add((*path, "route"), what, f"add via: {exits[0]}", "exit")
+        elif whole:
+            hint = "add exit: true to the host that this traffic leaves by"
+            self._add((*path, "route"), "there is no exit in this mesh", hint, "exit")
+        return via
+
     def _links(self, words: MeshFile, declared: frozenset[str], groups: set[str]) -> Links:
         if isinstance(words.links, str):
             return Full()
@@ -265,6 +314,11 @@ class _Parser:
         problem = Problem(what, self._where(path, key=key), hint, code)
         if problem not in self.problems:
             self.problems.append(problem)
+
+
+def _own_or(host: Host, base: Defaults | None, word: str) -> Any:  # noqa: ANN401 - the word's type
+    """A host's word, be it false, else that of `defaults:`."""
+    return getattr(host if word in host.model_fields_set else base or host, word)
 
 
 def _first(*values: Any) -> Any:  # noqa: ANN401 - the types are those of the words it chooses from

@@ -98,6 +98,21 @@ class KillSwitch:
 
 
 @dataclass(frozen=True, slots=True)
+class Users:
+    """`route:` of a host: all of its traffic, or that of these users alone."""
+
+    only: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a host sends through the exit `via`, and in no other way; `users` is empty for everything."""
+
+    via: str
+    users: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class HostSpec:
     name: str
     ssh: SshAddress
@@ -113,6 +128,8 @@ class HostSpec:
     mtu: int | None = None
     addresses: tuple[Addr, ...] = ()
     kill_switch: KillSwitch | None = None
+    exit: bool = False
+    route: Route | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from datetime import datetime
 from ipaddress import IPv6Address
 from typing import Any, TypeVar
 
-from meshctl.core import ip, names
+from meshctl.core import ip, names, users
 from meshctl.core.errors import Invalid, Problem, Where
 from meshctl.core.keys import PublicKey, Secret, decode
 from meshctl.core.wgconf import HostLine, Table, WgConf, WgPeer
@@ -228,20 +228,6 @@ def _service(text: str) -> int:
     return _number(1, 65535)(port)
 
 
-def _user(text: str) -> str:
-    if text == "root" or re.match(r"0(-|$)", text):
-        raise ValueError("what the kernel sends by itself counts as root's", "use KillSwitch, or name other users")
-    if not text[0].isdecimal():
-        if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,31}", text, re.ASCII):
-            return text
-        raise ValueError("not a user", "use a name, a number or 2000-2999")
-    first, dash, last = text.partition("-")
-    ids = [_number(1, 2**32 - 2)(part) for part in ((first, last) if dash else (first,))]
-    if ids != sorted(ids):
-        raise ValueError("it ends before it begins", "write the lower number first")
-    return "-".join(map(str, sorted(set(ids))))
-
-
 def _expires(text: str) -> str:
     try:
         if re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", text):
@@ -270,7 +256,7 @@ _INTERFACE: Mapping[str, _Key] = {
     "dns": ("dns", _list(str), True),
     "killswitch": ("kill_switch", _switch, False),
     "killswitchallow": ("kill_switch_allow", _list(_service), True),
-    "routeusers": ("route_users", _list(_user), True),
+    "routeusers": ("route_users", _list(users.parse), True),
 }
 _PEER: Mapping[str, _Key] = {
     "name": ("name", _label, False),

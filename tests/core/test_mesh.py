@@ -180,3 +180,44 @@ def test_a_site_network_of_ipv6_says_what_it_needs() -> None:
     assert (found.code, found.hosts) == ("lan-ipv6", ("b",))
     assert "fd00:7::/64 of b" in found.what
     assert any(ip.net_text(net) == "fd00:7::/64" for peer in made.hosts["a"].peers for net in peer.allowed_ips)
+
+
+EXIT = """\
+mesh: prod
+hosts:
+  x: {ssh: root@x.example.com, exit: true}
+  a: {ssh: root@a.example.com, route: all}
+  b: {ssh: root@b.example.com, nat: true, route: {users: [bob]}, lan: 192.168.7.0/24}
+"""
+
+
+@pytest.mark.parametrize("links", ["full", "{hub: x}", '["x -- *"]'])
+def test_the_exit_is_the_way_to_everything_else(links: str) -> None:
+    made = world(f"{EXIT}links: {links}\n").mesh
+    for name in "ab":
+        assert [n for n in nets(peer(made, name, "x")) if n.endswith("/0")] == ["0.0.0.0/0", "::/0"]
+    others = [p for host in made.hosts.values() for p in host.peers if p.name != "x"]
+    assert [n for p in others for n in nets(p) if n.endswith("/0")] == []
+
+
+def test_a_mesh_of_one_ip_version_has_a_way_out_for_it_alone_and_closes_the_other() -> None:
+    made = world(EXIT + "network: 10.9.0.0/24\n")
+    assert [n for n in nets(peer(made.mesh, "a", "x")) if n.endswith("/0")] == ["0.0.0.0/0"]
+    closed = {name: b.public is not None and b.public.kill_switch for name, b in made.bundles.items()}
+    assert closed == {"a": True, "b": False, "x": False}
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        (EXIT + 'links: ["x -- a", "a -- b"]\n', 'add "b -- x" to links:'),
+        (EXIT + "links: {hub: a}\n", 'add "b -- x" to links:'),
+        (EXIT.replace("exit: true", "exit: true, nat: true"), "both are behind NAT: give one of them endpoint:"),
+    ],
+)
+def test_an_exit_without_a_link_of_its_own_is_a_problem(text: str, hint: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        world(text)
+    (problem,) = caught.value.problems
+    assert problem.what == "b can't leave by x: there is no direct link between the two"
+    assert hint in (problem.hint or "")

@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from meshctl.core.parse import parse
-from meshctl.core.spec import At, EndpointWords, Full, Hub, KillSwitch, LabSpec, Lines, SshAddress
+from meshctl.core.spec import At, EndpointWords, Full, Hub, KillSwitch, LabSpec, Lines, Route, SshAddress
 from meshctl.shell import yamlfile
 
 from .made import THREE, problems_of, spec_of
@@ -112,6 +112,34 @@ def test_a_host_is_closed_in_its_own_words_or_those_of_all() -> None:
     assert closed == {"a": KillSwitch(), "b": None, "c": KillSwitch((22, 443)), "d": KillSwitch((22,))}
 
 
+EXITS = "mesh: m\nhosts:\n  x: {ssh: r@x, exit: true}\n"
+
+
+def test_what_leaves_by_an_exit_in_a_hosts_own_words_or_those_of_all() -> None:
+    spec = spec_of(
+        EXITS.replace("hosts:", "defaults: {route: all}\nhosts:") + "  a: r@a\n  b: {ssh: r@b, route: false}\n"
+        "  c: {ssh: r@c, route: {users: [bob, 2000-2999, 1001, bob]}}\n  d: {ssh: r@d, route: {users: 7}, via: x}\n"
+    )
+    assert {name: host.route for name, host in spec.hosts.items()} == {
+        "a": Route("x"),
+        "b": None,
+        "c": Route("x", ("1001", "2000-2999", "bob")),
+        "d": Route("x", ("7",)),
+        "x": None,
+    }
+    assert [name for name, host in spec.hosts.items() if host.exit] == ["x"]
+
+
+def test_one_of_several_exits_is_chosen_by_name() -> None:
+    spec = spec_of(EXITS + "  y: {ssh: r@y, exit: true}\n  a: {ssh: r@a, route: all, via: y}\n")
+    assert spec.hosts["a"].route == Route("y")
+
+
+def test_an_exit_with_a_fault_of_its_own_is_still_an_exit() -> None:
+    (problem,) = problems_of("mesh: m\nhosts:\n  x: {exit: true}\n  a: {ssh: r@a, route: all}\n")
+    assert problem.what == "ssh is missing"
+
+
 FAULTS = {
     # text: (line, column, code, what, hint)
     "": (1, 1, "type", "not a mesh", "mesh: NAME"),
@@ -203,6 +231,30 @@ FAULTS = {
         "{allow: [tcp/22]}",
     ),
     "mesh: m\nhosts: {a: {ssh: r@a, kill_switch: {allow: [22]}}}\n": (2, 23, "port", "22 is not a TCP", "tcp/22"),
+    EXITS + "  a: {ssh: r@a, route: ful}\n": (4, 24, "type", "route is all or {users: …}", "route: all"),
+    EXITS + "  a: {ssh: r@a, route: {users: []}}\n": (4, 17, "missing", "users is empty", "route: all"),
+    EXITS + "  a: {ssh: r@a, route: {users: [root]}}\n": (4, 17, "user", "'root': what the kernel", "other users"),
+    EXITS + "  a: {ssh: r@a, route: {users: 9-7}}\n": (4, 17, "user", "ends before it begins", "lower number first"),
+    THREE + "  d: {ssh: r@d, route: all}\n": (6, 24, "exit", "there is no exit in this mesh", "add exit: true"),
+    THREE + "  d: {ssh: r@d, route: all, via: a}\n": (6, 34, "exit", "a is no exit", "add exit: true to a"),
+    EXITS + "  a: {ssh: r@a, route: all, via: z}\n": (4, 34, "unknown-name", "no host z", "declared: a, x"),
+    EXITS + "  a: {ssh: r@a, via: x}\n": (4, 22, "exit", "nothing of a leaves by an exit", "add route: all"),
+    EXITS.replace("true}", "true, route: all}"): (3, 36, "exit", "what an exit sends leaves by itself", "take one"),
+    EXITS.replace("true}", "true, kill_switch: true}"): (3, 23, "exit", "a closed host", "kill_switch: false for x"),
+    EXITS + "  a: {ssh: r@a, route: {users: bob}, kill_switch: true}\n": (
+        4,
+        17,
+        "exit",
+        "a way out for some users",
+        "route: all",
+    ),
+    EXITS + "  y: {ssh: r@y, exit: true}\n  a: {ssh: r@a, route: all}\n": (
+        5,
+        24,
+        "exit",
+        "several exits to choose from: x, y",
+        "add via: x",
+    ),
     THREE + "links: ful\n": (6, 8, "link", "not a way to link", "did you mean full?"),
     THREE + "links: {hub: d}\n": (6, 14, "unknown-name", "there is no host d", "declared: a, b, c"),
     THREE + "links: {hub: []}\n": (6, 14, "missing", "hub is empty", "name at least one"),
@@ -248,7 +300,6 @@ def test_one_fault_is_one_problem(text: str) -> None:
         "pools: {runner: {size: 9}}",
         'allow: ["a -> b"]',
         'expect: ["a reaches b"]',
-        "defaults: {exit: true}",
         "defaults: {keys: host}",
     ],
 )

@@ -54,11 +54,34 @@ def files(draw: st.DrawFn, least: int = 1) -> dict[str, Any]:
         )
     if draw(st.booleans()):
         data["links"] = draw(links(names, data))
+    elif draw(st.booleans()):
+        _with_an_exit(draw, data["hosts"])
     if draw(st.booleans()):
         data["defaults"] = {"nat": draw(st.booleans()), "note": "a note"}
     if draw(st.booleans()):
         data["port"] = draw(st.integers(1, 65535))
     return data
+
+
+def _with_an_exit(draw: st.DrawFn, found: dict[str, Any]) -> None:
+    """The first host, which everybody can reach; who leaves by it, and what, is drawn."""
+    exit, *others = (name for name in found)
+    words = found[exit] if isinstance(found[exit], dict) else {"ssh": found[exit]}
+    found[exit] = words | {"exit": True, "nat": False}
+    for name in others:
+        route = draw(st.sampled_from([None, "all", {"users": ["bob", "2000-2999"]}]))
+        if route is not None:
+            words = found[name] if isinstance(found[name], dict) else {"ssh": found[name]}
+            found[name] = words | {"route": route}
+
+
+def without_exits(data: dict[str, Any]) -> dict[str, Any]:
+    """Any host may be taken out of this one."""
+
+    def words(host: Any) -> Any:
+        return {k: v for k, v in host.items() if k not in ("exit", "route")} if isinstance(host, dict) else host
+
+    return data | {"hosts": {name: words(host) for name, host in data["hosts"].items()}}
 
 
 @st.composite
