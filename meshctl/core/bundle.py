@@ -67,6 +67,7 @@ def configure(mesh: Mesh, host: Host, ring: KeyRing) -> WgConf:
         mtu=host.mtu,
         relay=host.relay,
         forward=host.lan,
+        exit=host.exit,
         hosts=_host_lines(mesh, host),
         # a mesh of one IP version has no route for the other one, which would go on by itself
         kill_switch=host.kill_switch is not None or (host.route is not None and not host.route.users),

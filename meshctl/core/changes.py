@@ -133,7 +133,10 @@ def _peer_facts(prefix: str, peer: PublicPeer) -> Iterator[tuple[Fact, str]]:
             yield (prefix + what, ""), value
     for net in peer.allowed_ips:
         text = ip.net_text(net)
-        yield (prefix + "allowed-ip", text), text
+        if net.prefixlen == 0:
+            yield (prefix + "the way out", text), f"IPv{net.version}"
+        else:
+            yield (prefix + "allowed-ip", text), text
 
 
 def _without_details(changes: list[Change]) -> Iterator[Change]:
