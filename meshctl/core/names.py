@@ -16,7 +16,11 @@ LABEL = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 # `lo` is the loopback; `all` and `default` are directories of net.ipv4.conf (Documentation/networking/ip-sysctl.rst)
 RESERVED_MESH = frozenset({"lo", "all", "default"})
-RESERVED_HOST = frozenset({"localhost"})
+RESERVED_HOST = {
+    "localhost": "every machine's own name",
+    "all": "Ansible's name for every host",  # and for its two groups (inventory/data.py of ansible-core)
+    "ungrouped": "Ansible's name for hosts without a group",
+}
 
 ANY = "*"
 
@@ -33,7 +37,7 @@ def mesh_name_fault(text: str) -> str | None:
 def label_fault(text: str, noun: str) -> str | None:
     """Why this can't name a host or a group (`noun`), or None."""
     if text in RESERVED_HOST:
-        return f"{text} is every machine's own name"
+        return f"{text} is {RESERVED_HOST[text]}"
     if LABEL.fullmatch(text) is None:
         return f"{text!r} can't name a {noun}: 1 to 63 of a-z, 0-9 and -, starting with a letter, not ending with -"
     return None
@@ -54,7 +58,7 @@ def is_host_name(text: str) -> bool:
 def tidy(text: str, limit: int = 63) -> str | None:
     """A valid name made from an invalid one, for a hint; None when nothing is left of it."""
     kept = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-").lstrip("0123456789-")[:limit].rstrip("-")
-    return kept if LABEL.fullmatch(kept) and kept not in RESERVED_HOST | RESERVED_MESH else None
+    return kept if LABEL.fullmatch(kept) and kept not in RESERVED_HOST.keys() | RESERVED_MESH else None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:

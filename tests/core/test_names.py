@@ -13,7 +13,7 @@ def test_host_names(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "A", "1a", "-a", "a-", "a.b", "a_b", "a b", "a" * 64, "ä", "localhost", "a\n", "*"]
+    "name", ["", "A", "1a", "-a", "a-", "a.b", "a_b", "a b", "a" * 64, "ä", "localhost", "all", "ungrouped", "a\n", "*"]
 )
 def test_what_names_no_host(name: str) -> None:
     assert names.label_fault(name, "host") is not None
