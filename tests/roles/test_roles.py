@@ -168,6 +168,37 @@ def test_an_exit_turns_forwarding_on_and_back(fleet: Fleet, tmp_path: Path, name
         host.run("ip -6 route del default metric 4321 2> /dev/null || true")
 
 
+def test_a_host_is_the_way_out_of_another_ones_user(fleet: Fleet, tmp_path: Path) -> None:
+    """c stands for the internet: it knows neither the mesh nor the way to it. The daemon of a has one capability."""
+    out = {4: "203.0.113.9", 6: "2001:db8:9::9"}
+    a, b, c = (fleet[name] for name in "abc")
+    ways = {4: f"{out[4]}/32 via {c.address}", 6: f"{out[6]}/128 via {c.address6}"}
+    for version in (4, 6):
+        c.run(f"ip addr add {ways[version].split()[0]} dev lo")
+        a.run(f"ip -{version} route add {ways[version]}")
+    ask = "setpriv --reuid={} --clear-groups --inh-caps=+net_raw --ambient-caps=+net_raw ping -c 1 -W 2 {}"
+    switches = "grep -s . /proc/sys/net/ipv[46]/conf/*/forwarding /proc/sys/net/ipv6/conf/*/accept_ra"
+    before = a.run(switches).stdout
+    words = {"a": "exit: true", "b": "route: {users: [guest]}"}
+    try:
+        bundles.write(tmp_path, fleet, words=words)
+        first = play(fleet, "site", tmp_path)
+        assert first.exit == 0, first.output
+        assert [play(fleet, "site", tmp_path).changed(host.name) for host in fleet.hosts] == [[], [], []]
+        for address in out.values():
+            b.run(ask.format("guest", address))
+            assert b.run(ask.format("root", address), check=False).returncode != 0, address
+        a.run("systemctl restart meshd@prod")
+        for address in out.values():
+            b.run(ask.format("guest", address))
+    finally:
+        gone = play(fleet, "remove", tmp_path)
+        c.run(f"ip addr del {out[4]}/32 dev lo; ip addr del {out[6]}/128 dev lo")
+        a.run(f"ip -4 route del {ways[4]}; ip -6 route del {ways[6]}")
+    assert gone.exit == 0, gone.output
+    assert a.run(switches).stdout == before
+
+
 def test_an_interface_in_a_namespace_outlives_daemon_and_reboot(fleet: Fleet, tmp_path: Path) -> None:
     """Under systemd the daemon may not enter the namespace: the unit hands it over, and systemd keeps it."""
     bundles.write(tmp_path, fleet)
