@@ -20,7 +20,7 @@ mod world;
 use common::supervised::{daemon, kill_daemon, serves};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
-use world::{bound, echo, World, ALICE, FAR, NAME};
+use world::{bound, echo, OlderFlow, World, ALICE, FAR, NAME};
 
 const PORT: u16 = 51820;
 /// Has the exit turn IPv6 forwarding on for the whole host, as kernels before 6.17 must.
@@ -68,6 +68,10 @@ fn a_whole_life(mut world: World) {
     flows
         .iter_mut()
         .for_each(|flow| echo(flow, "after a crash"));
+    world.exit.meshd(&["upgrade", NAME]);
+    flows
+        .iter_mut()
+        .for_each(|flow| echo(flow, "after an upgrade"));
     world.flush();
     world.exit.until("whole after a flush", |host| {
         let report = host.report(NAME);
@@ -130,6 +134,18 @@ fn a_whole_life(mut world: World) {
     world.exit_is("");
     world.exit.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.eth0.accept_ra=2 net.ipv6.conf.all.forwarding=1");
     world.assert_shows_the_mesh();
+    let old = world.older_than_the_exit();
+    world.exit_is("Exit = on\n");
+    world.tap.frames();
+    old.iter().for_each(OlderFlow::send);
+    world.assert_no_mesh_source("older connections", &world.tap.frames());
+    world.assert_goes_out("beside older connections", seen);
+    world.exit_is("");
+    world.tap.frames();
+    old.iter().for_each(OlderFlow::send);
+    let frames = world.tap.frames();
+    assert!(old.iter().all(|flow| flow.is_among(&frames)), "{frames:?}");
+    world.end_older();
     world.exit.sh("sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0 net.ipv6.conf.eth0.accept_ra=1");
     assert_eq!(world.switches(), before);
 

@@ -47,7 +47,7 @@ impl World {
             return None;
         }
         // It is a router, says so to neighbours who ask (RFC 4861, section 7.2.5), and the switch is in it.
-        server.sh("for link in eth0 switch; do sysctl -qw net.ipv6.conf.$link.accept_ra=0; done; sysctl -qw net.ipv6.conf.all.forwarding=1; ip addr add 198.51.100.9/32 dev lo; ip addr add 2001:db8:ffff::9/128 dev lo");
+        server.sh("for link in eth0 switch; do sysctl -qw net.ipv6.conf.$link.accept_ra=0; done; sysctl -qw net.ipv6.conf.all.forwarding=1; ip addr add 198.51.100.9/32 dev lo; ip addr add 2001:db8:ffff::9/128 dev lo nodad");
         for host in [&client, &some] {
             host.sh(
                 "ip route add default via 192.0.2.1 && ip -6 route add default via 2001:db8::1",
@@ -231,7 +231,7 @@ impl World {
         // The server is a neighbour too, and has no link to the site.
         let way = "ip route replace 10.77.0.0/24 via 192.0.2.2 && ip -6 route replace fd77::/64 via 2001:db8::2
             ip route replace 172.30.0.0/24 via 192.0.2.2 && ip -6 route replace fdbe::/64 via 2001:db8::2
-            ip addr replace 10.77.0.5/32 dev lo && ip addr replace fd77::5/128 dev lo";
+            ip addr replace 10.77.0.5/32 dev lo && ip addr replace fd77::5/128 dev lo nodad";
         self.server.sh(way);
         on(&self.server, || {
             for from in [
@@ -307,6 +307,50 @@ impl World {
         }
     }
 
+    /// Connections that go out with the mesh's addresses, through somebody's firewall that tracks them: one that is answered
+    /// and one that isn't, of both families.
+    pub fn older_than_the_exit(&self) -> Vec<OlderFlow> {
+        if !crate::common::installed("nft") {
+            eprintln!("older connections are left out: nft is not installed");
+            return Vec::new();
+        }
+        self.exit.sh("nft 'add table inet other
+                add chain inet other nat { type nat hook postrouting priority 200; }
+                add chain inet other forward { type filter hook forward priority 0; }
+                add rule inet other forward ct state established accept'");
+        self.server
+            .sh("ip route add 10.77.0.3 via 192.0.2.2 && ip -6 route add fd77::3 via 2001:db8::2");
+        let mut flows = Vec::new();
+        for far in FAR {
+            for (port, answered) in [(29, true), (39, false)] {
+                let to = SocketAddr::new(far.parse().unwrap(), port);
+                let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                let flow = OlderFlow {
+                    socket: on(&self.client, || UdpSocket::bind(any).unwrap()),
+                    to,
+                };
+                let server = on(&self.server, || bound(|| UdpSocket::bind(to)));
+                server.set_read_timeout(Some(PATIENCE)).unwrap();
+                flow.send();
+                let from = server.recv_from(&mut [0; 64]).unwrap().1;
+                if answered {
+                    flow.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                    server.send_to(b"answer", from).unwrap();
+                    flow.socket.recv_from(&mut [0; 64]).unwrap();
+                }
+                flows.push(flow);
+            }
+        }
+        flows
+    }
+
+    /// Takes away what that took.
+    pub fn end_older(&self) {
+        self.exit.try_sh("nft delete table inet other");
+        self.server
+            .try_sh("ip route del 10.77.0.3; ip -6 route del fd77::3");
+    }
+
     /// A site behind the exit reaches peers and is reached, with its own addresses.
     pub fn assert_site_works(&self) {
         self.neighbour
@@ -354,6 +398,26 @@ impl World {
 
     pub fn tables(&self) -> String {
         self.exit.try_sh("nft list tables")
+    }
+}
+
+/// See [`World::older_than_the_exit`].
+pub struct OlderFlow {
+    socket: UdpSocket,
+    to: SocketAddr,
+}
+
+impl OlderFlow {
+    pub fn send(&self) {
+        // Nobody may be there any more, which is told at the next one.
+        let _ = self.socket.send_to(b"older", self.to);
+        let _ = self.socket.send_to(b"older", self.to);
+    }
+
+    /// Whether the mesh's address was seen on its packets.
+    pub fn is_among(&self, frames: &[Frame]) -> bool {
+        let mine = |frame: &&Frame| matches!(frame, Frame::Packet { to, inner, .. } if *to == self.to.ip() && inner[2..4] == self.to.port().to_be_bytes());
+        frames.iter().filter(mine).any(is_of_mesh)
     }
 }
 
