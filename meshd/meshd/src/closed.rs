@@ -317,8 +317,8 @@ fn on_link(conf: &Conf) -> impl Iterator<Item = Cidr> + '_ {
     networks.map(|a| a.network())
 }
 
-/// The networks near the host.
-fn near(family: Family) -> impl Iterator<Item = (IpAddr, u8)> {
+/// The networks near a host.
+pub fn near(family: Family) -> impl Iterator<Item = (IpAddr, u8)> {
     let texts: &[&str] = match family {
         Family::V4 => &NEAR_V4,
         Family::V6 => &NEAR_V6,

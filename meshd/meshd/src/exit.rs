@@ -9,15 +9,15 @@
 //! | from the mesh to the mesh, from or to a `Forward` network | yes, as without an exit |
 //! | to the mesh, of a connection that is there, or that somebody's own DNAT has sent there | yes |
 //! | to the mesh otherwise | no |
-//! | from the mesh, but with a source that is no peer's; for a mesh's or a link-local address by another link | no |
+//! | from the mesh, but with a source that is no peer's; for a mesh's address by another link | no |
+//! | from the mesh for the private or link-local networks of this host: no part of the internet | no |
 //! | from the mesh elsewhere, translated or about to be | yes |
 //! | from the mesh elsewhere, of no connection, or one that isn't translated | no |
 //! | from elsewhere to elsewhere, in by a link that forwards because of us, but for answers and somebody's own DNAT | no |
 //!
 //! What isn't accepted here may be dropped by another firewall; what is, too.
 //!
-//! What it does not do: switch forwarding (`way_out.rs` has it done), or judge where the peers go: everything that this
-//! host reaches, its LAN too.
+//! What it does not do: switch forwarding (`way_out.rs` has it done), or judge where on the internet the peers go.
 
 use std::net::IpAddr;
 
@@ -27,8 +27,8 @@ use meshd_os::nft::{state, status, Chain, Hook, Match, Rule, Table};
 use crate::closed;
 use crate::conf::{Cidr, Conf};
 
-/// Where clouds tell a host its secrets, and what no router passes on (RFC 3927).
-const LINK_LOCAL: &str = "169.254.0.0/16";
+/// Addresses that carriers and clouds use inside (RFC 6598).
+const SHARED: &str = "100.64.0.0/10";
 
 /// Which links forward because of us, so that others could use it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -153,13 +153,10 @@ fn from_mesh(name: &str, conf: &Conf) -> Vec<Rule> {
             rules.push(Rule::drop(vec![from(), Match::Destination(family, mesh)]));
         }
     }
-    let link_local = Cidr::parse(LINK_LOCAL)
-        .ok()
-        .map(|net| (net.addr, net.prefix));
-    rules.push(Rule::drop(vec![
-        from(),
-        Match::Destination(Family::V4, link_local.into_iter().collect()),
-    ]));
+    rules.extend(Family::BOTH.map(|family| {
+        let networks = not_internet(family);
+        Rule::drop(vec![from(), Match::Destination(family, networks)])
+    }));
     let translated = status::SOURCE_NAT | status::DESTINATION_NAT;
     rules.extend([
         // One that is older than this table goes on as it was: with a mesh's address.
@@ -236,6 +233,16 @@ fn mesh(conf: &Conf, family: Family) -> Vec<(IpAddr, u8)> {
     networks.sort_unstable();
     networks.dedup();
     networks
+}
+
+/// What an exit doesn't lead to: its neighbours, its provider's insides, and where clouds tell a host its secrets
+/// (169.254.169.254). Sites are what `Forward` names.
+fn not_internet(family: Family) -> Vec<(IpAddr, u8)> {
+    let shared = Cidr::parse(SHARED).ok();
+    let shared = shared.filter(|net| Family::of(net.addr) == family);
+    closed::near(family)
+        .chain(shared.map(|net| (net.addr, net.prefix)))
+        .collect()
 }
 
 fn sites(conf: &Conf, family: Family) -> Vec<(IpAddr, u8)> {

@@ -152,6 +152,7 @@ fn a_whole_life(mut world: World) {
     // Stopped, it is as it was; so it is when it is removed without a daemon that could do it.
     world.exit_is("Exit = on\n");
     world.assert_goes_out("without a site", seen);
+    world.assert_lan_is_out_of_reach();
     let supervisor = world.supervisor;
     assert_eq!(world.exit.terminate(supervisor), 0);
     assert_eq!(world.switches(), before, "stopped");

@@ -86,6 +86,45 @@ fn sites_keep_their_addresses_and_their_way_in() {
 }
 
 #[test]
+fn private_networks_are_no_part_of_the_internet() {
+    let conf = conf("Forward = 192.168.7.0/24", "10.0.0.5/32", "10.0.0.1/32");
+    let forward = rules(&table("prod", &conf, &Opened::default()), Hook::Forward);
+    let goes = |to: &str| {
+        let to: IpAddr = to.parse().unwrap();
+        let decides = |rule: &&Rule| {
+            let from_mesh = rule.matches.first() == Some(&Match::InLink("prod".into()));
+            let names = rule.matches.iter().any(|one| match one {
+                Match::Destination(_, networks) => networks.iter().any(|&(addr, prefix)| {
+                    Cidr { addr, prefix }.contains(Cidr {
+                        addr: to,
+                        prefix: Cidr::full(to),
+                    })
+                }),
+                _ => false,
+            });
+            from_mesh && names
+        };
+        forward.iter().find(decides).map(|rule| rule.verdict)
+    };
+    use meshd_os::nft::Verdict::{Accept, Drop};
+    assert_eq!(goes("192.168.7.9"), Some(Accept), "a site");
+    for near in [
+        "192.168.8.9",
+        "10.9.9.9",
+        "172.31.0.1",
+        "169.254.169.254",
+        "100.100.100.200",
+        "fd00::9",
+        "fe80::9",
+    ] {
+        assert_eq!(goes(near), Some(Drop), "{near}");
+    }
+    for far in ["8.8.8.8", "172.32.0.1", "2001:db8::1"] {
+        assert_eq!(goes(far), None, "{far}: as any other");
+    }
+}
+
+#[test]
 fn links_that_forward_because_of_us_serve_nobody_else() {
     let conf = conf("", "10.0.0.5/32", "10.0.0.1/32");
     let last = |opened: &Opened| rules(&table("prod", &conf, opened), Hook::Forward);

@@ -367,6 +367,36 @@ impl World {
         self.neighbour.sh("ip route del 10.77.0.0/24");
     }
 
+    /// The exit's private network, when it isn't named as a site: nothing of a peer's gets there, be it without an answer.
+    pub fn assert_lan_is_out_of_reach(&self) {
+        // As other WireGuards do; ours takes a private network for one of its own neighbourhood's.
+        let ways = |what: &str| {
+            format!("ip route {what} 172.30.0.0/24 dev {NAME} && ip -6 route {what} fdbe::/64 dev {NAME}")
+        };
+        self.client.sh(&ways("add"));
+        for at in ["172.30.0.2:19", "[fdbe::2]:19"] {
+            let at: SocketAddr = at.parse().unwrap();
+            let lan = on(&self.neighbour, || bound(|| UdpSocket::bind(at)));
+            let any = if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            for (host, said) in [(&self.client, "a peer"), (&self.exit, "the exit")] {
+                let socket = on(host, || UdpSocket::bind(any).unwrap());
+                // Twice: the first may wait for a neighbour to be found.
+                for _ in 0..2 {
+                    socket.send_to(said.as_bytes(), at).unwrap();
+                }
+                // An echo of the peer's comes after what it has sent.
+                assert!(self.client.pings("10.77.0.2"));
+            }
+            lan.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut buffer = [0; 16];
+            for _ in 0..2 {
+                let n = lan.recv(&mut buffer).unwrap();
+                assert_eq!(&buffer[..n], b"the exit", "{at} is no part of the internet");
+            }
+        }
+        self.client.sh(&ways("del"));
+    }
+
     /// What others may do to our table: all that the kernel lets them.
     pub fn flush(&self) {
         if crate::common::installed("nft") {
