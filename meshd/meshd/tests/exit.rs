@@ -140,6 +140,7 @@ fn a_whole_life(mut world: World) {
     old.iter().for_each(OlderFlow::send);
     world.assert_no_mesh_source("older connections", &world.tap.frames());
     world.assert_goes_out("beside older connections", seen);
+    world.assert_mesh_is_closed("on a host that forwards anyway");
     world.exit_is("");
     world.tap.frames();
     old.iter().for_each(OlderFlow::send);

@@ -285,6 +285,13 @@ impl World {
         );
     }
 
+    /// The same of a host that is a router for other reasons: what isn't for the mesh is not the exit's business.
+    pub fn assert_mesh_is_closed(&self, phase: &str) {
+        let heard = self.intrude();
+        assert!(heard.peer.is_empty(), "{phase}: {heard:?}");
+        assert!(!heard.site.is_empty(), "{phase}: nothing was sent");
+    }
+
     /// A host that forwards and is no exit lets all of that happen.
     pub fn assert_shows_the_mesh(&self) {
         let heard = self.intrude();
