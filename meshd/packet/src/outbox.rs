@@ -166,24 +166,77 @@ impl<'t> Posting<'t, '_> {
 
     /// Waits for room in `socket`; false when there was none in time, or the socket isn't the one to use any more.
     fn wait(&self, socket: &UdpSocket) -> bool {
-        loop {
-            let (room, kick) = (socket.as_fd(), self.kick.as_fd());
-            match events::wait_writable(room, Some(kick), self.patience) {
-                Ok(true) => return true,
-                Ok(false) if self.kick.lower() => {}
-                _ => return false,
-            }
-            // What it was kicked for can wait until this batch is done, but for two things.
-            let stopping = self.shared.stopping();
-            if stopping || !Arc::ptr_eq(&self.shared.sockets(), &self.settings.sockets) {
-                self.kick.raise();
-                // The last packets may still find room, but not for ever.
-                return stopping
-                    && events::wait_writable(room, None, Some(LAST_PATIENCE)).unwrap_or(false);
+        let (room, kick) = (socket.as_fd(), self.kick.as_fd());
+        let other_sockets = || !Arc::ptr_eq(&self.shared.sockets(), &self.settings.sockets);
+        let urgent = || self.shared.stopping() || other_sockets();
+        let look = || events::wait_writable(room, Some(kick), self.patience);
+        match wait_for(self.kick, look, urgent) {
+            Waited::Room => true,
+            Waited::Nothing => false,
+            // The last packets may still find room, but not for ever.
+            Waited::Urgent => {
+                self.shared.stopping()
+                    && events::wait_writable(room, None, Some(LAST_PATIENCE)).unwrap_or(false)
             }
         }
     }
 }
 
+/// How a wait for room ended.
+#[derive(Debug, PartialEq)]
+enum Waited {
+    Room,
+    Nothing,
+    Urgent,
+}
+
+/// Waits with `look`, which a raised `kick` ends too. What it was kicked for can wait until this batch is done, unless it is `urgent`: so
+/// the kick is raised again, since the thread looks at what others have left for it only after a sleep that a kick has ended.
+fn wait_for(
+    kick: &Event,
+    mut look: impl FnMut() -> std::io::Result<bool>,
+    urgent: impl Fn() -> bool,
+) -> Waited {
+    let mut kicked = false;
+    let waited = loop {
+        match look() {
+            Ok(true) => break Waited::Room,
+            Ok(false) if kick.lower() => kicked = true,
+            _ => break Waited::Nothing,
+        }
+        if urgent() {
+            break Waited::Urgent;
+        }
+    };
+    if kicked {
+        kick.raise();
+    }
+    waited
+}
+
 /// How long the last packets of a thread that ends wait for room.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kick_during_a_wait_is_not_lost() {
+        for (looks, urgent, ends) in [
+            (vec![Ok(false), Ok(true)], false, Waited::Room),
+            (vec![Ok(false), Ok(false)], false, Waited::Nothing),
+            (vec![Ok(false)], true, Waited::Urgent),
+        ] {
+            let kick = Event::new().unwrap();
+            kick.raise();
+            let mut looks = looks.into_iter();
+            let waited = wait_for(&kick, || looks.next().unwrap(), || urgent);
+            assert_eq!(waited, ends);
+            assert!(kick.lower(), "{ends:?}");
+        }
+        let kick = Event::new().unwrap();
+        assert_eq!(wait_for(&kick, || Ok(true), || true), Waited::Room);
+        assert!(!kick.lower(), "nobody kicked");
+    }
+}
