@@ -49,7 +49,7 @@ fn every_thread_is_confined_and_a_whole_life_goes_on() {
     // A nice value that somebody chose, for these tests perhaps, stands.
     let given = a.sh("nice");
     let given = given.trim();
-    let received = if given == "0" { "-2" } else { given };
+    let received = if given == "0" { "-3" } else { given };
     let expected = [("meshd-tx0", given), ("meshd-rx0", received)];
     assert_eq!(nice[..2], expected, "packets come before programs");
     let status = a.meshd(&["status", NAME, "--json"]);
