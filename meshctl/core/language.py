@@ -97,6 +97,8 @@ def _route(value: object) -> Users | None:
 
 
 def _user(value: object) -> str:
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise _fault("user", f"{value!r} is not a user", "write users: [alice, 2000-2999]")
     try:
         return users.parse(str(value))
     except ValueError as fault:

@@ -16,9 +16,10 @@ LABEL = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 # `lo` is the loopback; `all` and `default` are directories of net.ipv4.conf (Documentation/networking/ip-sysctl.rst)
 RESERVED_MESH = frozenset({"lo", "all", "default"})
+# the two groups are in every inventory (inventory/data.py of ansible-core), and no host may be called as a group is
 RESERVED_HOST = {
     "localhost": "every machine's own name",
-    "all": "Ansible's name for every host",  # and for its two groups (inventory/data.py of ansible-core)
+    "all": "Ansible's name for every host",
     "ungrouped": "Ansible's name for hosts without a group",
 }
 

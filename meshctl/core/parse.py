@@ -249,7 +249,8 @@ class _Parser:
             hint = f"write route: all, or kill_switch: false for {host.name}"
             self._add((*path, "route"), "a way out for some users of a host that is closed to all", hint, "exit")
         elif users is None and own.via is not None:
-            self._add((*path, "via"), f"nothing of {host.name} leaves by an exit", "add route: all", "exit")
+            hint = "take via out, or add route: all"
+            self._add((*path, "via"), f"nothing of {host.name} leaves by an exit", hint, "exit")
 
     def _via(
         self, name: str, words: MeshFile, exits: Sequence[str], declared: frozenset[str], *, whole: bool

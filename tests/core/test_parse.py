@@ -235,6 +235,8 @@ FAULTS = {
     EXITS + "  a: {ssh: r@a, route: {users: []}}\n": (4, 17, "missing", "users is empty", "route: all"),
     EXITS + "  a: {ssh: r@a, route: {users: [root]}}\n": (4, 17, "user", "'root': what the kernel", "other users"),
     EXITS + "  a: {ssh: r@a, route: {users: 9-7}}\n": (4, 17, "user", "ends before it begins", "lower number first"),
+    EXITS + "  a: {ssh: r@a, route: {users: true}}\n": (4, 17, "user", "True is not a user", "users: [alice"),
+    EXITS + "  a: {ssh: r@a, route: {users: }}\n": (4, 17, "user", "None is not a user", "users: [alice"),
     THREE + "  d: {ssh: r@d, route: all}\n": (6, 24, "exit", "there is no exit in this mesh", "add exit: true"),
     THREE + "  d: {ssh: r@d, route: all, via: a}\n": (6, 34, "exit", "a is no exit", "add exit: true to a"),
     EXITS + "  a: {ssh: r@a, route: all, via: z}\n": (4, 34, "unknown-name", "no host z", "declared: a, x"),

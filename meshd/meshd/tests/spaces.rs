@@ -18,9 +18,9 @@ use wire::Frame;
 const NAME: &str = "prod";
 const PORT: u16 = 51820;
 
-/// Host 2 with everything through host 1, its interface in the namespace `work`.
+/// Host 2 with everything through host 1, its interface in the namespace `cell`.
 fn confined(mesh: &Mesh) -> String {
-    mesh.interface(2, "Namespace = work\nDNS = 10.77.0.1, corp.example\n")
+    mesh.interface(2, "Namespace = cell\nDNS = 10.77.0.1, corp.example\n")
         + &mesh
             .peer(1, "PersistentKeepalive = 1\n")
             .replace("fd77::1/128", "fd77::1/128, 0.0.0.0/0, ::/0")
@@ -56,7 +56,7 @@ fn a_program_there_sees_the_tunnel_and_nothing_else() {
     }
     let report = scene.closed.report(NAME);
     assert_eq!(report["running"], report["conf"]);
-    assert!(report["conf"].to_string().contains("Namespace = work"));
+    assert!(report["conf"].to_string().contains("Namespace = cell"));
     assert_eq!(scene.kernel(), before, "nothing is different outside");
 
     let said = |args: &[&str]| exec(&scene.closed, args).1;
@@ -70,7 +70,7 @@ fn a_program_there_sees_the_tunnel_and_nothing_else() {
     assert_eq!(exec(&scene.closed, &["no-such-program"]).0, 127);
     let there = scene
         .closed
-        .sh("mkdir -p /etc/netns/work && echo nameserver 10.77.0.53 > /etc/netns/work/resolv.conf");
+        .sh("mkdir -p /etc/netns/cell && echo nameserver 10.77.0.53 > /etc/netns/cell/resolv.conf");
     assert_eq!(there, "");
     assert_eq!(
         said(&["cat", "/etc/resolv.conf"]),
@@ -79,7 +79,7 @@ fn a_program_there_sees_the_tunnel_and_nothing_else() {
     // What has no counterpart is left out, and the host doesn't get one.
     let there = scene
         .closed
-        .sh("echo closed > /etc/netns/work/nologin && mkdir /etc/netns/work/none.d");
+        .sh("echo closed > /etc/netns/cell/nologin && mkdir /etc/netns/cell/none.d");
     assert_eq!(there, "");
     let (code, _, err) = exec(&scene.closed, &["true"]);
     assert_eq!(code, 0, "{err}");
@@ -113,7 +113,7 @@ fn a_program_there_sees_the_tunnel_and_nothing_else() {
 fn assert_nothing_but_the_tunnel(scene: &Scene, phase: &str) {
     scene.tap.frames();
     let root = format!("/proc/{}/root", scene.closed.holder());
-    let there = File::open(format!("{root}/run/netns/work")).unwrap();
+    let there = File::open(format!("{root}/run/netns/cell")).unwrap();
     std::thread::spawn(move || {
         namespace::enter(there.as_fd()).unwrap();
         for uplink in ["eth0", NAME] {
@@ -171,15 +171,15 @@ fn a_daemon_that_may_not_enter_is_handed_the_namespace() {
     host.meshd(&["space", NAME]);
     assert!(pings(&host, "10.77.0.1"), "again is no change");
     // Under that name there is another namespace now: the link goes there.
-    host.sh("ip netns del work");
+    host.sh("ip netns del cell");
     host.meshd(&["space", NAME]);
     host.until("the tunnel works", |host| pings(host, "10.77.0.1"));
     // There it can't live at first.
-    host.sh("ip netns del work && ip netns add work && ip -n work link add prod type bridge");
+    host.sh("ip netns del cell && ip netns add cell && ip -n cell link add prod type bridge");
     let (code, _, err) = host.try_meshd(&["space", NAME], "");
     assert_eq!(code, 1, "{err}");
     assert!(err.contains("another interface has that name"), "{err}");
-    host.sh("ip -n work link del prod");
+    host.sh("ip -n cell link del prod");
     host.meshd(&["space", NAME]);
     host.until("the tunnel works", |host| pings(host, "10.77.0.1"));
     // Out of the namespace, and back by itself.
@@ -203,7 +203,7 @@ fn the_link_outlives_the_daemon_there_too() {
     host.meshd(&["start", NAME]);
     host.apply(NAME, &confined(&mesh));
     host.until("the tunnel works", |host| pings(host, "10.77.0.1"));
-    let link = || host.sh("ip -n work -o link show prod | cut -d: -f1");
+    let link = || host.sh("ip -n cell -o link show prod | cut -d: -f1");
     let before = link();
     let supervisor = host.sh("cat /run/meshd/prod.pid");
     let daemon = || {
@@ -222,7 +222,7 @@ fn the_link_outlives_the_daemon_there_too() {
     let report = host.report(NAME);
     assert_eq!(report["running"], report["conf"]);
     host.meshd(&["stop", NAME]);
-    assert_eq!(host.try_sh("ip -n work -o link show prod"), "");
+    assert_eq!(host.try_sh("ip -n cell -o link show prod"), "");
 }
 
 /// Under systemd the folder of the sockets is the daemon's own: one that was taken over must gain nothing when root comes.
@@ -234,7 +234,7 @@ fn root_trusts_nothing_in_the_daemons_folder() {
     let mesh = Mesh::new(2);
     host.run(NAME);
     host.sh("echo precious > /etc/precious && ln -s /etc/precious /run/meshd/prod.netns");
-    host.apply(NAME, &mesh.interface(2, "Namespace = work\n"));
+    host.apply(NAME, &mesh.interface(2, "Namespace = cell\n"));
     assert_eq!(host.sh("cat /etc/precious"), "precious\n");
     host.sh("rm -f /run/meshd/prod.netns && printf ../../etc/precious > /run/meshd/prod.netns");
     host.meshd(&["remove", NAME]);
@@ -258,20 +258,20 @@ fn what_makes_no_sense_there_is_refused() {
         let namespace = if extra.contains("Namespace") {
             ""
         } else {
-            "Namespace = work\n"
+            "Namespace = cell\n"
         };
         let conf = mesh.interface(2, &format!("{namespace}{extra}"));
         let (code, _, err) = host.try_meshd(&["stage", NAME, "--id", &sha256(&conf)], &conf);
         assert_eq!(code, 3, "{err}");
         assert!(err.contains(said), "{err}");
     }
-    host.sh("ip netns add work && ip -n work link add prod type bridge");
-    let conf = mesh.interface(2, "Namespace = work\n");
+    host.sh("ip netns add cell && ip -n cell link add prod type bridge");
+    let conf = mesh.interface(2, "Namespace = cell\n");
     let id = host.stage(NAME, &conf);
     let (code, _, err) = host.try_meshd(&["switch", NAME, "--id", &id], "");
     assert_eq!(code, 1);
     assert!(
-        err.contains("another interface has that name in the network namespace work"),
+        err.contains("another interface has that name in the network namespace cell"),
         "{err}"
     );
     let (code, _, err) = host.try_meshd(&["exec", NAME, "--", "true"], "");
