@@ -251,7 +251,7 @@ impl Forwarding6 {
         self.write_record();
     }
 
-    /// The links' folders, and that of the default; the loopback learns nothing and is no one's way.
+    /// The links' folders, and that of the default.
     fn folders(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.switches).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
