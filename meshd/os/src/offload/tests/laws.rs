@@ -1,6 +1,6 @@
 //! Laws: what is merged and cut again is what came, in order, whatever came; and no bytes make the code panic.
 use super::super::*;
-use super::{cut, merge, Recipe, BOTH};
+use super::{cut, merge, without_psh, Recipe, BOTH, PSH};
 use crate::checksum;
 use proptest::prelude::*;
 use std::collections::HashMap;
@@ -18,24 +18,30 @@ fn without_id(mut packet: Vec<u8>) -> Vec<u8> {
     packet
 }
 
-type ByFlow = HashMap<Option<(u8, Vec<u8>, Vec<u8>)>, Vec<Vec<u8>>>;
+type Flow = Option<(u8, Vec<u8>, Vec<u8>)>;
+type ByFlow = HashMap<Flow, Vec<Vec<u8>>>;
+
+fn flow(packet: &[u8]) -> Flow {
+    let h = Headers::read(packet)?;
+    let ports = packet.get(h.upper..h.upper + 4)?;
+    Some((h.protocol, packet[h.addresses()].to_vec(), ports.to_vec()))
+}
 
 fn by_flow(packets: &[Vec<u8>]) -> ByFlow {
     let mut flows = ByFlow::new();
     for packet in packets {
-        let flow = Headers::read(packet).and_then(|h| {
-            Some((
-                h.protocol,
-                packet[h.addresses()].to_vec(),
-                packet.get(h.upper..h.upper + 4)?.to_vec(),
-            ))
-        });
-        flows
-            .entry(flow)
-            .or_default()
-            .push(without_id(packet.clone()));
+        let comparable = without_id(without_psh(packet.clone()));
+        flows.entry(flow(packet)).or_default().push(comparable);
     }
     flows
+}
+
+/// Whether a packet asks that what came so far be handed on.
+fn pushes(packet: &[u8]) -> bool {
+    let upper = Headers::read(packet).filter(|h| h.protocol == TCP && !h.fragment);
+    upper
+        .and_then(|h| packet.get(h.upper + 13))
+        .is_some_and(|flags| flags & PSH != 0)
 }
 
 fn recipe() -> impl Strategy<Value = Recipe> {
@@ -126,6 +132,22 @@ proptest! {
     fn merged_and_cut_is_what_came(packets in traffic(), tcp: bool, udp: bool) {
         let writes = merge(&packets, Merging { tcp, udp });
         prop_assert_eq!(by_flow(&cut(&writes)), by_flow(&packets));
+    }
+
+    #[test]
+    fn a_push_comes_with_the_same_write_and_none_is_made_up(packets in traffic()) {
+        let mut came = HashMap::<Flow, Vec<bool>>::new();
+        for packet in packets.iter().rev() {
+            came.entry(flow(packet)).or_default().push(pushes(packet));
+        }
+        for write in merge(&packets, BOTH) {
+            let segments = cut(&[write]);
+            let (last, others) = segments.split_last().unwrap();
+            prop_assert!(!others.iter().any(|segment| pushes(segment)));
+            let came = came.get_mut(&flow(last)).unwrap();
+            let came = came.split_off(came.len() - segments.len());
+            prop_assert_eq!(pushes(last), came.contains(&true));
+        }
     }
 
     #[test]

@@ -106,7 +106,7 @@ fn what_may_differ_and_what_may_not() {
     );
     assert!(!merges(true, true, |r| r.df = true));
     assert!(!merges(true, true, |r| r.more_fragments = true));
-    assert!(merges(true, true, |r| r.flags = 0x18), "PSH ends a run");
+    assert!(merges(true, true, |r| r.flags = 0x18), "PSH joins a run");
     for flags in [0x11, 0x12, 0x14, 0x30, 0x50, 0x90, 0x00] {
         assert!(!merges(true, true, |r| r.flags = flags), "flags {flags:x}");
     }
@@ -119,7 +119,7 @@ fn what_may_differ_and_what_may_not() {
 }
 
 #[test]
-fn nothing_follows_a_push_or_a_short_packet() {
+fn a_push_moves_to_the_end_and_nothing_follows_a_short_packet() {
     let mut packets = bulk(true, true, 3, 100);
     packets[1] = Recipe {
         sequence: 200,
@@ -127,7 +127,10 @@ fn nothing_follows_a_push_or_a_short_packet() {
         ..Recipe::plain(true, true, vec![5; 100])
     }
     .build();
-    assert_eq!(merge(&packets, BOTH).len(), 2);
+    let writes = merge(&packets, BOTH);
+    assert_eq!(writes.len(), 1);
+    let flags: Vec<u8> = cut(&writes).iter().map(|packet| packet[33]).collect();
+    assert_eq!(flags, [0x10, 0x10, 0x18]);
     let short = Recipe {
         sequence: 200,
         ..Recipe::plain(true, true, vec![5; 50])
