@@ -74,7 +74,7 @@ types: setup
 
 unit: setup
 	@$(CARGO) test $(RUST) --quiet --package meshd-proto --package meshd-aead --package meshd-fuzz
-	@$(PYTEST) -n auto tests/core tests/cases tests/laws tests/test_house.py
+	@$(PYTEST) -n auto tests/core tests/cases tests/laws tests/bench tests/test_house.py
 
 integration: build
 	@$(CARGO) test $(RUST) --quiet --package meshd-os --package meshd-packet --package meshd

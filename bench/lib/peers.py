@@ -3,11 +3,13 @@
 Peers are released packages from their registries, built once into build/bench/peers; nothing of theirs is committed.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -20,13 +22,22 @@ NAMES = ("bare", "meshd", "wireguard-go", "boringtun", "gotatun")
 
 @dataclass(frozen=True)
 class Daemon:
-    """One way to join the two ends. `command` gets the interface's name appended; empty for the bare veth."""
+    """One way to join the ends. `command` gets the interface's name appended; empty for the bare veth.
+
+    `name` is the program's name, and after a space how this one differs. `peers`: silent ones besides, on every end.
+    """
 
     name: str
     version: str
     binary: Path | None
     command: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
+    peers: int = 0
+
+    @property
+    def program(self) -> str:
+        """The name without what makes this one different."""
+        return self.name.partition(" ")[0]
 
     @property
     def is_bare(self) -> bool:
@@ -36,7 +47,7 @@ class Daemon:
 
 def find(names: list[str], meshd_env: dict[str, str], meshd: Path | None = None) -> list[Daemon]:
     """Builds what is missing and returns the daemons in the order asked; one that can't be had is said and left out."""
-    makers = {
+    makers: dict[str, Callable[[], Daemon]] = {
         "bare": lambda: Daemon("bare", "-", None),
         "meshd": lambda: _meshd(meshd or BUILT, meshd_env),
         "wireguard-go": _wireguard_go,
@@ -52,8 +63,32 @@ def find(names: list[str], meshd_env: dict[str, str], meshd: Path | None = None)
     return found
 
 
+def in_turns(daemons: list[Daemon], variable: str, values: list[str]) -> list[Daemon]:
+    """meshd once for each value of a variable of its environment; the others as they are."""
+    return [
+        turn
+        for d in daemons
+        for turn in (
+            [replace(d, name=f"{d.name} {variable}={v}", env=d.env | {variable: v}) for v in values]
+            if d.program == "meshd"
+            else [d]
+        )
+    ]
+
+
+def with_peers(daemons: list[Daemon], peers: int) -> list[Daemon]:
+    """Each daemon, and beside it the same with silent peers."""
+    return [
+        turn
+        for d in daemons
+        for turn in ([d] if d.is_bare else [d, replace(d, name=f"{d.name} {peers} peers", peers=peers)])
+    ]
+
+
 def _meshd(binary: Path, env: dict[str, str]) -> Daemon:
-    version = subprocess.run([binary, "version"], capture_output=True, text=True, check=True).stdout.strip()
+    said = subprocess.run([binary, "version"], capture_output=True, text=True, check=True).stdout.strip()
+    # Between two releases the version stays, and what is measured doesn't.
+    version = f"{said} ({hashlib.sha256(binary.read_bytes()).hexdigest()[:8]})"
     return Daemon("meshd", version, binary, (str(binary), "bare"), env)
 
 

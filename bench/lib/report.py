@@ -4,11 +4,15 @@ import json
 import platform
 import statistics
 from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
+from .pair import Conditions
 from .peers import Daemon
 
 PEER = "wireguard-go"
+SCHEMA = 2
 
 
 class Samples:
@@ -33,19 +37,26 @@ def machine() -> str:
     return f"{model}, {cores} cores, Linux {platform.release()}"
 
 
-def take_up(samples: Samples, earlier: Path, daemons: list[Daemon]) -> list[Daemon]:
+def take_up(samples: Samples, earlier: Path, daemons: list[Daemon], without: Conditions) -> list[Daemon]:
     """Puts the samples of an earlier run in front, and gives the daemons to report: its own and `daemons`.
 
-    Another machine or another version is a ValueError.
+    Another machine, other conditions or another version is a ValueError.
     """
     document = json.loads(earlier.read_text())
     if document["machine"] != machine():
         raise ValueError(f"{earlier} was taken on another machine")
-    env = document["env"]
-    known = {name: Daemon(name, version, None, env=env.get(name, {})) for name, version in document["versions"].items()}
+    if document["schema"] != SCHEMA:
+        raise ValueError(f"{earlier} was written by another bench")
+    if document["without"] != asdict(without):
+        raise ValueError(f"{earlier} was taken under other conditions")
+    env, peers = document["env"], document["peers"]
+    known = {
+        name: Daemon(name, version, None, env=env.get(name, {}), peers=peers.get(name, 0))
+        for name, version in document["versions"].items()
+    }
     for daemon in daemons:
         before = known.setdefault(daemon.name, daemon)
-        if (before.version, before.env) != (daemon.version, daemon.env):
+        if (before.version, before.env, before.peers) != (daemon.version, daemon.env, daemon.peers):
             raise ValueError(f"{earlier} was taken with another {daemon.name}")
     for figure, by_daemon in document["samples"].items():
         for name, values in by_daemon.items():
@@ -53,36 +64,58 @@ def take_up(samples: Samples, earlier: Path, daemons: list[Daemon]) -> list[Daem
     return list(known.values())
 
 
-def as_json(samples: Samples, daemons: list[Daemon]) -> str:
+def as_json(samples: Samples, daemons: list[Daemon], without: Conditions) -> str:
     """Everything, for later comparison."""
     document = {
-        "schema": 1,
+        "schema": SCHEMA,
         "machine": machine(),
         "versions": {d.name: d.version for d in daemons},
         "env": {d.name: d.env for d in daemons if d.env},
+        "peers": {d.name: d.peers for d in daemons if d.peers},
+        "without": asdict(without),
         "samples": samples.values,
     }
     return json.dumps(document, indent=1) + "\n"
 
 
-def as_markdown(samples: Samples, daemons: list[Daemon]) -> str:
-    """One row a figure; a cell is `median (min–max)`; the last column is meshd's median over the peer's."""
+def as_markdown(samples: Samples, daemons: list[Daemon], without: Conditions) -> str:
+    """One row a figure; a cell is `median (min–max)`; then the ratios of medians, and how many samples a cell has."""
     names = [d.name for d in daemons]
+    ratios = list(_ratios(daemons))
+    versions = {d.program: d.version for d in daemons}
+    lacks = [name for name, is_so in asdict(without).items() if is_so]
     lines = [
-        f"Machine: {machine()}",
+        f"Machine: {machine()}" + "".join(f", {name.replace('_', ' ')}" for name in lacks),
         "",
-        "Versions: " + ", ".join(f"{d.name} {d.version}" for d in daemons),
+        "Versions: " + ", ".join(f"{program} {version}" for program, version in versions.items()),
         "",
-        "| figure | " + " | ".join(names) + f" | meshd / {PEER} |",
-        "|---" * (len(names) + 2) + "|",
+        "| figure | " + " | ".join(names + [f"{a} / {b}" for a, b in ratios]) + " | samples |",
+        "|---" * (len(names) + len(ratios) + 2) + "|",
     ]
     for figure, by_daemon in samples.values.items():
         cells = [_cell(by_daemon[n]) if n in by_daemon else "–" for n in names]
-        ratio = "–"
-        if by_daemon.get("meshd") and by_daemon.get(PEER) and statistics.median(by_daemon[PEER]):
-            ratio = f"{statistics.median(by_daemon['meshd']) / statistics.median(by_daemon[PEER]):.2f}"
-        lines.append(f"| {figure} | " + " | ".join(cells) + f" | {ratio} |")
+        cells += [_ratio(by_daemon.get(a, []), by_daemon.get(b, [])) for a, b in ratios]
+        counts = sorted({len(values) for values in by_daemon.values()})
+        lines.append(f"| {figure} | " + " | ".join(cells) + f" | {'–'.join(map(str, counts[:1] + counts[1:][-1:]))} |")
     return "\n".join(lines) + "\n"
+
+
+def _ratios(daemons: list[Daemon]) -> Iterator[tuple[str, str]]:
+    """What is worth comparing: meshd with the peer that has as many peers, a variant with its program's first."""
+    for d in daemons:
+        rivals = [other.name for other in daemons if (other.program, other.peers) == (PEER, d.peers)]
+        if d.program == "meshd" and rivals:
+            yield d.name, rivals[0]
+    for d in daemons:
+        first = next(other for other in daemons if other.program == d.program)
+        if d is not first:
+            yield d.name, first.name
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> str:
+    if not ours or not theirs or not statistics.median(theirs):
+        return "–"
+    return f"{statistics.median(ours) / statistics.median(theirs):.2f}"
 
 
 def _cell(values: list[float]) -> str:
