@@ -1,6 +1,6 @@
 //! Which of a queue's two threads sends: the receiving one beside its own work while there is little to send, else the other.
 //!
-//! Strategy: whoever holds the [`Tx`] sends; it is handed over whole, with what waits in it, so packets keep their order and nothing is
+//! Strategy: whoever holds the sending side ([`super::tx::Tx`]) sends; it is handed over whole, with what waits in it, so packets keep their order and nothing is
 //! locked on their way. While little is sent, one thread less must be woken for a packet that answers another: an echo, or
 //! the acknowledgements of a download. The receiving thread hands it on when there is much to send ([`Load`]), and gets it back once
 //! nothing was to be sent for a while.
@@ -11,8 +11,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use meshd_proto::Time;
-
-use super::tx::Tx;
 
 /// The sending thread gives back what it had no use for so long.
 pub(super) const IDLE: Duration = Duration::from_millis(10);
@@ -25,55 +23,53 @@ const MAX_WAKES: u32 = 8;
 /// More bytes than this, about a gigabit a second, are worth a second processor.
 const MAX_BYTES: usize = 128 << 10;
 
-/// The way from one thread to the other. Whoever puts something there wakes the one that it is for.
-#[derive(Default)]
-pub(super) struct Desk {
-    for_sender: Mutex<Option<Box<Tx>>>,
-    for_receiver: Mutex<Option<Box<Tx>>>,
+/// The way of the sending side, a `T`, from one thread to the other. Whoever puts it there wakes the one that it is for.
+pub(super) struct Desk<T> {
+    for_sender: Mutex<Option<Box<T>>>,
+    for_receiver: Mutex<Option<Box<T>>>,
 }
 
-impl Desk {
+impl<T> Desk<T> {
     /// One with `tx` on it, for the receiving thread when `one_thread`.
-    pub fn new(tx: Box<Tx>, one_thread: bool) -> Self {
-        let desk = Self::default();
-        put(
-            if one_thread {
-                &desk.for_receiver
-            } else {
-                &desk.for_sender
-            },
-            tx,
-        );
-        desk
+    pub fn new(tx: Box<T>, one_thread: bool) -> Self {
+        let (sender, receiver) = if one_thread {
+            (None, Some(tx))
+        } else {
+            (Some(tx), None)
+        };
+        Self {
+            for_sender: Mutex::new(sender),
+            for_receiver: Mutex::new(receiver),
+        }
     }
 
     /// For the sending thread.
-    pub fn to_sender(&self, tx: Box<Tx>) {
+    pub fn to_sender(&self, tx: Box<T>) {
         put(&self.for_sender, tx);
     }
 
     /// For the receiving thread.
-    pub fn to_receiver(&self, tx: Box<Tx>) {
+    pub fn to_receiver(&self, tx: Box<T>) {
         put(&self.for_receiver, tx);
     }
 
     /// What there is for the sending thread.
-    pub fn by_sender(&self) -> Option<Box<Tx>> {
+    pub fn by_sender(&self) -> Option<Box<T>> {
         take(&self.for_sender)
     }
 
     /// What there is for the receiving thread.
-    pub fn by_receiver(&self) -> Option<Box<Tx>> {
+    pub fn by_receiver(&self) -> Option<Box<T>> {
         take(&self.for_receiver)
     }
 }
 
 /// Nothing panics while it holds a place.
-fn put(place: &Mutex<Option<Box<Tx>>>, tx: Box<Tx>) {
+fn put<T>(place: &Mutex<Option<Box<T>>>, tx: Box<T>) {
     *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(tx);
 }
 
-fn take(place: &Mutex<Option<Box<Tx>>>) -> Option<Box<Tx>> {
+fn take<T>(place: &Mutex<Option<Box<T>>>) -> Option<Box<T>> {
     place.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 

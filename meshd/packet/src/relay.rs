@@ -48,14 +48,10 @@ pub(super) fn pass_on<'t>(
     let limit = too_big::limit(posting, route, packet.len());
     if packet.len() > limit {
         let ecn = ecn::outer(packet);
-        too_big::pass_on(
-            packet,
-            limit,
-            (table, addresses),
-            route,
-            ecn,
-            (pace, posting),
-        );
+        let trouble = too_big::pass_on(packet, limit, route, ecn, posting);
+        if let Some(trouble) = trouble.filter(|_| pace.allows(posting.now)) {
+            tell(trouble, packet, table, addresses, posting);
+        }
         return Fate::Taken;
     }
     if let Some(slot) = posting.slot(route, packet.len(), ecn::outer(packet)) {
@@ -65,7 +61,7 @@ pub(super) fn pass_on<'t>(
 }
 
 /// Tells the sender, whose way is its source address: that it may use it was checked when it was opened.
-pub(super) fn tell<'t>(
+fn tell<'t>(
     trouble: Trouble,
     packet: &[u8],
     table: &'t Table,

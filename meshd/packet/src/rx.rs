@@ -54,7 +54,7 @@ pub(super) struct Rx {
     /// The next TCP segment with much in it must tell its flow to slow down.
     slow_down: Due,
     gone: bool,
-    desk: Arc<Desk>,
+    desk: Arc<Desk<Tx>>,
     /// While this thread sends too.
     sending: Option<Box<Tx>>,
 }
@@ -68,7 +68,7 @@ struct Group {
 }
 
 impl Rx {
-    pub fn new(lane: Lane, switches: Switches, desk: Arc<Desk>) -> Self {
+    pub fn new(lane: Lane, switches: Switches, desk: Arc<Desk<Tx>>) -> Self {
         let Lane {
             queue,
             tun,

@@ -5,15 +5,12 @@
 //! are a waste. An IPv4 packet that may be fragmented is; whoever sent anything else is told how long it may be (RFC 1191,
 //! RFC 8201), and sends again. A packet below [`PATH_FLOOR`] costs one comparison, a larger one two loads.
 
-use std::net::IpAddr;
-
 use meshd_os::checksum;
 use meshd_os::offload::{Segments, VnetHeader};
-use meshd_proto::{Route, Table, PATH_FLOOR};
+use meshd_proto::{Route, PATH_FLOOR};
 
-use super::icmp::{self, Pace, Trouble};
+use super::icmp::{self, Trouble};
 use super::outbox::Posting;
-use super::relay;
 
 const HEADER: usize = 20;
 
@@ -62,15 +59,14 @@ pub(super) fn fit<'t>(
     Fit::Fragmented
 }
 
-/// What a hub passes on and doesn't fit: cut or fragmented, or its sender told.
+/// What a hub passes on and doesn't fit: cut or fragmented, if that is allowed. What its sender is to be told.
 pub(super) fn pass_on<'t>(
     packet: &[u8],
     limit: usize,
-    (table, addresses): (&'t Table, &[IpAddr]),
     route: &'t Route,
     ecn: u8,
-    (pace, posting): (&mut Pace, &mut Posting<'t, '_>),
-) {
+    posting: &mut Posting<'t, '_>,
+) -> Option<Trouble> {
     let cut = Segments::new(&VnetHeader::PLAIN, packet).ok();
     let cut = cut.and_then(|mut segments| segments.shorten(limit).then_some(segments));
     if let Some(segments) = cut {
@@ -80,11 +76,9 @@ pub(super) fn pass_on<'t>(
             }
         }
     } else if fragment(packet, limit, |piece| post(posting, route, piece, ecn)) {
-        return;
+        return None;
     }
-    if pace.allows(posting.now) {
-        relay::tell(trouble(limit), packet, table, addresses, posting);
-    }
+    Some(trouble(limit))
 }
 
 fn post<'t>(posting: &mut Posting<'t, '_>, route: &'t Route, piece: &[u8], ecn: u8) {
@@ -94,7 +88,7 @@ fn post<'t>(posting: &mut Posting<'t, '_>, route: &'t Route, piece: &[u8], ecn: 
 }
 
 /// What the sender is to be told.
-pub(super) fn trouble(limit: usize) -> Trouble {
+fn trouble(limit: usize) -> Trouble {
     Trouble::TooBig(u16::try_from(limit).unwrap_or(u16::MAX))
 }
 

@@ -73,7 +73,7 @@ struct How<'a> {
 }
 
 /// The sending thread: sends whenever the desk has it to do, and gives it back when there was little, if `one_thread`.
-pub(super) fn run(desk: &Desk, shared: &Shared, queue: usize, one_thread: bool) {
+pub(super) fn run(desk: &Desk<Tx>, shared: &Shared, queue: usize, one_thread: bool) {
     let kick = &shared.tx_kicks[queue];
     let patience = one_thread.then_some(IDLE);
     loop {
