@@ -138,6 +138,8 @@ fn every_key_changes_live_and_who_is_not_concerned_notices_nothing() {
     assert_eq!(before.1, "192.0.2.2:51899", "learned");
     let confirmed = a.report(NAME)["conf"].as_str().unwrap().to_owned();
     let flow = Flow::begin(&a, &b, "10.77.0.2", 300, 500);
+    // To the ports that are left, too.
+    let back = Flow::begin(&b, &a, "10.77.0.1", 300, 500);
     let mut look = |what: &str| {
         let now = unconcerned(&a);
         if what == "a next key" {
@@ -150,6 +152,7 @@ fn every_key_changes_live_and_who_is_not_concerned_notices_nothing() {
     for (what, to) in &changes {
         there_and_back(&a, to, &confirmed, || look(what));
     }
+    let back = back.end();
     // The host looks in the main table: let it look in another one too while that is used.
     a.sh("ip rule add pref 100 table 4711 && ip -6 rule add pref 100 table 4711");
     there_and_back(&a, &conf(&mesh, "Table = 4711\n", ""), &confirmed, || {
@@ -165,9 +168,11 @@ fn every_key_changes_live_and_who_is_not_concerned_notices_nothing() {
     }
     let all = base.replace("fd77::2/128", "fd77::2/128, 0.0.0.0/0, ::/0");
     there_and_back(&a, &all, &confirmed, || look("everything through a peer"));
-    let counts = flow.end();
+    let counts = [flow.end(), back];
     eprintln!("{} changes there and back: {counts:?}", changes.len());
-    assert_eq!(counts.sent, counts.received, "{counts:?}");
+    for counts in counts {
+        assert_eq!(counts.sent, counts.received, "{counts:?}");
+    }
 }
 
 #[test]

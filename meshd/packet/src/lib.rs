@@ -23,6 +23,7 @@ mod flows;
 #[doc(hidden)]
 pub mod fuzzing;
 mod icmp;
+mod left;
 mod outbox;
 mod paths;
 mod pressure;
@@ -142,6 +143,7 @@ impl Plane {
             // A thread that panicked has said so itself.
             let _ = thread.join();
         }
+        self.shared.forget_left();
     }
 
     /// Lets more than usual wait in the sockets while nobody reads them.
@@ -213,7 +215,8 @@ impl Plane {
         self.tuns.len()
     }
 
-    /// Moves the threads to other sockets, one pair for each queue; the old ones are closed as soon as no thread is in them.
+    /// Moves the threads to other sockets, one pair for each queue. What the old ones have, and what comes to them for a quarter of a
+    /// second, is delivered too; then they are closed.
     ///
     /// # Errors
     /// There isn't one pair for each queue.
@@ -221,6 +224,14 @@ impl Plane {
         same_number(&sockets, self.queues())?;
         self.shared.set_sockets(sockets);
         Ok(())
+    }
+
+    /// Has the sockets before these closed as soon as they are empty, for who wants their port back.
+    pub fn let_go_of_left(&self) {
+        if self.threads.is_empty() {
+            self.shared.forget_left();
+        }
+        self.shared.call_back();
     }
 
     /// Marks outer packets from now on; 0 doesn't.

@@ -21,6 +21,7 @@ use meshd_proto::{classify, Batch, Endpoint, Kind, Local, Reader, Table, Time, V
 use super::duty::Desk;
 use super::ecn;
 use super::icmp::Pace;
+use super::left::Left;
 use super::outbox::{Outbox, Posting};
 use super::pressure::{Due, Pressure};
 use super::relay::{self, Fate};
@@ -34,6 +35,8 @@ const SLOTS: usize = 16;
 const MESSAGES: usize = 256;
 /// Receives from one socket before the other has its turn.
 const TURNS: usize = 16;
+/// The same before a socket is closed: more than its buffer holds, but an end all the same.
+const LAST_TURNS: usize = 1024;
 /// Shorter ones may be a dialogue's.
 const BULK_LEN: usize = 1000;
 
@@ -45,6 +48,8 @@ pub(super) struct Rx {
     reader: Reader,
     settings: Settings,
     version: u64,
+    /// The sockets before these, while they are read too.
+    left: Option<Left>,
     received: RecvBatch,
     batch: Batch,
     coalescer: Coalescer,
@@ -88,6 +93,7 @@ impl Rx {
             reader,
             settings,
             version,
+            left: None,
             received: RecvBatch::new(SLOTS),
             batch: Batch::with_capacity(MESSAGES),
             coalescer: Coalescer::new(merging),
@@ -104,7 +110,12 @@ impl Rx {
     pub fn run(mut self) {
         let mut ready = [true; 3];
         while !self.shared.stopping() && !self.gone {
-            self.shared.refresh(&mut self.version, &mut self.settings);
+            if self.shared.refresh(&mut self.version, &mut self.settings) {
+                self.leave();
+            }
+            if self.left.is_some() {
+                self.receive_from_left(false);
+            }
             let sockets = self.settings.sockets.clone();
             let pair = &sockets[self.queue];
             let [v4, v6, tun] = ready;
@@ -122,6 +133,9 @@ impl Rx {
         }
         if self.gone {
             self.shared.link_gone();
+        } else {
+            self.leave();
+            self.receive_from_left(true);
         }
         // What the other thread may not have seen before it ended.
         let sending = self.sending.take().or_else(|| self.desk.by_sender());
@@ -143,6 +157,35 @@ impl Rx {
                 // Anything else belongs to a packet sent earlier and is taken by asking, or may last: don't spin.
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(_) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+
+    /// From now on what was left is read beside the others.
+    fn leave(&mut self) {
+        for left in self.shared.take_left(self.queue) {
+            if let Some(before) = self.left.replace(left) {
+                self.empty(&before, LAST_TURNS);
+            }
+        }
+    }
+
+    fn receive_from_left(&mut self, ending: bool) {
+        let Some(left) = self.left.take() else { return };
+        let over = ending || left.is_over(self.shared.called_back());
+        self.empty(&left, if over { LAST_TURNS } else { TURNS });
+        self.left = Some(left).filter(|_| !over);
+    }
+
+    fn empty(&mut self, left: &Left, turns: usize) {
+        for socket in left.pair(self.queue).iter() {
+            for _ in 0..turns {
+                match socket.receive(&mut self.received) {
+                    Ok(_) => self.process(),
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                    // An error belongs to a packet sent earlier.
+                    Err(_) => {}
+                }
             }
         }
     }
@@ -177,7 +220,11 @@ impl Rx {
             self.sending.as_ref().map_or(kick, |_| self.tun.as_fd()),
             kick,
         ];
-        match events::wait_readable(fds, None) {
+        let waited = match &self.left {
+            None => events::wait_readable(fds, None),
+            Some(left) => left.wait(fds, self.queue),
+        };
+        match waited {
             Ok([v4, v6, tun, kicked]) => {
                 if kicked {
                     event.lower();

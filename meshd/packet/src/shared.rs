@@ -15,6 +15,7 @@ use meshd_os::Result;
 use meshd_proto::messages::MAX_QUEUED_HANDSHAKES;
 use meshd_proto::{Endpoint, Time, Wake};
 
+use crate::left::Left;
 use crate::probe::ProbeMark;
 
 /// Probe replies kept for control at most.
@@ -72,6 +73,10 @@ struct Waiting {
 pub(super) struct Shared {
     version: AtomicU64,
     settings: Mutex<Settings>,
+    /// Replaced sockets that the receiving thread of each queue has not seen yet.
+    left: Box<[Mutex<Vec<Left>>]>,
+    /// How often all of them were called back.
+    called_back: AtomicU64,
     stopping: AtomicBool,
     /// Ends the sleep of the sending thread of each queue.
     pub tx_kicks: Box<[Event]>,
@@ -94,6 +99,7 @@ impl Shared {
     pub fn new(sockets: Vec<UdpPair>) -> Result<Self> {
         let kicks = || sockets.iter().map(|_| Event::new()).collect::<Result<_>>();
         let (tx_kicks, rx_kicks) = (kicks()?, kicks()?);
+        let left = sockets.iter().map(|_| Mutex::default()).collect();
         let settings = Settings {
             sockets: sockets.into(),
             mtu: 1420,
@@ -104,6 +110,8 @@ impl Shared {
         Ok(Self {
             version: AtomicU64::new(0),
             settings: Mutex::new(settings),
+            left,
+            called_back: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             tx_kicks,
             rx_kicks,
@@ -119,9 +127,38 @@ impl Shared {
     }
 
     pub fn set_sockets(&self, sockets: Vec<UdpPair>) {
-        self.change(|s| s.sockets = sockets.into());
+        self.change(|s| {
+            let old = std::mem::replace(&mut s.sockets, sockets.into());
+            let left = Left::new(old, self.called_back());
+            for place in &self.left {
+                lock(place).push(left.clone());
+            }
+        });
         // Receiving threads sleep in the old ones; sending ones may sleep with them in their hands.
         self.kick();
+    }
+
+    /// The sockets that were replaced since the last call for `queue`, oldest first.
+    pub fn take_left(&self, queue: usize) -> Vec<Left> {
+        std::mem::take(&mut *lock(&self.left[queue]))
+    }
+
+    /// Has all that was left let go of as soon as it is empty.
+    pub fn call_back(&self) {
+        self.called_back.fetch_add(1, Ordering::Release);
+        self.kick();
+    }
+
+    /// For [`Left::is_over`].
+    pub fn called_back(&self) -> u64 {
+        self.called_back.load(Ordering::Acquire)
+    }
+
+    /// Drops what was left and no thread has seen: there is none.
+    pub fn forget_left(&self) {
+        for place in &self.left {
+            lock(place).clear();
+        }
     }
 
     pub fn set_mtu(&self, mtu: usize) {
@@ -159,11 +196,19 @@ impl Shared {
         (version, lock(&self.settings).clone())
     }
 
-    /// Brings a thread's copy up to date; one atomic load when nothing has changed.
-    pub fn refresh(&self, version: &mut u64, settings: &mut Settings) {
-        if self.version.load(Ordering::Acquire) != *version {
+    /// Brings a thread's copy up to date; one atomic load when nothing has changed. True: something has.
+    pub fn refresh(&self, version: &mut u64, settings: &mut Settings) -> bool {
+        let changed = self.version.load(Ordering::Acquire) != *version;
+        if changed {
             (*version, *settings) = self.settings();
         }
+        changed
+    }
+
+    /// For tests: a thread that has a handshake message or an answer to a probe for control waits until this is dropped.
+    #[cfg(test)]
+    pub fn hold(&self) -> impl Drop + '_ {
+        lock(&self.waiting)
     }
 
     /// Notes, for tests, whether it is the sending thread of `queue` that sends.

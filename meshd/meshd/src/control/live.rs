@@ -3,6 +3,7 @@
 use super::engine::Engine;
 use super::interface::{failure, foreign_link, port_taken, Interface};
 use super::loaded::Loaded;
+use super::outer::Outer;
 use super::space;
 use super::world;
 use crate::closed;
@@ -31,16 +32,17 @@ pub fn check(engine: &Engine, name: &str, loaded: &Loaded) -> Result<(), Failure
         }
     }
     let port = conf.interface.listen_port;
-    let current = engine
-        .interface
-        .as_ref()
-        .map(|interface| interface.outer.port());
-    if port != 0 && current != Some(port) {
-        UdpPair::bind(&UdpOptions {
+    let outer = engine.interface.as_ref().map(|i| &i.outer);
+    if port != 0 && outer.map(Outer::port) != Some(port) {
+        let options = UdpOptions {
             port,
             ..UdpOptions::default()
-        })
-        .map_err(|error| match error.kind() {
+        };
+        let tried = match outer {
+            Some(outer) => outer.try_port(port),
+            None => UdpPair::bind(&options).map(drop),
+        };
+        tried.map_err(|error| match error.kind() {
             std::io::ErrorKind::AddrInUse => port_taken(name, port),
             _ => failure(name, error),
         })?;

@@ -167,9 +167,17 @@ impl Outer {
         Ok(())
     }
 
+    /// Whether [`Outer::set_port`] could, as things are.
+    pub fn try_port(&self, port: u16) -> Result<()> {
+        self.bind(port).map(drop)
+    }
+
     /// Binds new sockets. A port we have just moved away from is still held until the packet threads have let go of it.
     fn bind(&self, port: u16) -> Result<Vec<UdpPair>> {
         let options = self.switches.udp_options(port, self.mark);
+        if self.left == Some(port) {
+            self.plane.let_go_of_left();
+        }
         for _ in 0..if self.left == Some(port) {
             LETTING_GO
         } else {

@@ -1,5 +1,6 @@
 //! The plane against the real kernel: what goes in at one end comes out at the other, through every combination of tricks.
 
+mod ports;
 mod queues;
 mod world;
 
