@@ -85,6 +85,10 @@ fn pair(other: Other, outer: [&str; 2], preshared: bool, we_begin: bool) -> Opti
              ip addr add 10.1.0.{}/24 dev wg0; ip addr add fd01::{}/64 dev wg0 nodad; ip link set wg0 up mtu 1420",
             both[n].0, both[other].1, other + 1, other + 1, n + 1, n + 1
         ));
+        // Without duplicate detection too a worker of the kernel says when (addrconf_dad_work); till then what comes is dropped.
+        host.until("its IPv6 address is usable", |host| {
+            host.sh("ip -6 addr show dev wg0 tentative").is_empty()
+        });
     }
     Some(Pair { ours, theirs })
 }
