@@ -20,9 +20,11 @@ class Samples:
 
     def __init__(self) -> None:
         self.values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        self.others: list[float] = []
 
-    def add(self, daemon: str, values: dict[str, float]) -> None:
-        """Adds one reading of several figures of one daemon."""
+    def add(self, daemon: str, values: dict[str, float], others: float) -> None:
+        """Adds one reading of several figures of one daemon, and what per cent of the machine others took meanwhile."""
+        self.others.append(others)
         for figure, value in values.items():
             self.values[figure][daemon].append(value)
 
@@ -58,6 +60,7 @@ def take_up(samples: Samples, earlier: Path, daemons: list[Daemon], without: Con
         before = known.setdefault(daemon.name, daemon)
         if (before.version, before.env, before.peers) != (daemon.version, daemon.env, daemon.peers):
             raise ValueError(f"{earlier} was taken with another {daemon.name}")
+    samples.others += document["others_percent"]
     for figure, by_daemon in document["samples"].items():
         for name, values in by_daemon.items():
             samples.values[figure][name] += values
@@ -73,6 +76,7 @@ def as_json(samples: Samples, daemons: list[Daemon], without: Conditions) -> str
         "env": {d.name: d.env for d in daemons if d.env},
         "peers": {d.name: d.peers for d in daemons if d.peers},
         "without": asdict(without),
+        "others_percent": samples.others,
         "samples": samples.values,
     }
     return json.dumps(document, indent=1) + "\n"
@@ -88,6 +92,8 @@ def as_markdown(samples: Samples, daemons: list[Daemon], without: Conditions) ->
         f"Machine: {machine()}" + "".join(f", {name.replace('_', ' ')}" for name in lacks),
         "",
         "Versions: " + ", ".join(f"{program} {version}" for program, version in versions.items()),
+        "",
+        f"Of the machine, other programs took meanwhile: {_cell(samples.others) if samples.others else '–'} %",
         "",
         "| figure | " + " | ".join(names + [f"{a} / {b}" for a, b in ratios]) + " | samples |",
         "|---" * (len(names) + len(ratios) + 2) + "|",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from lib import mice
+from lib.others import Others
 from lib.pair import OLD_KERNEL, Pair
 from lib.peers import Daemon
 
@@ -70,6 +71,17 @@ def test_an_old_kernel_knows_no_segmentation_offload() -> None:
     unknown, invalid = errno.ENOPROTOOPT, errno.EINVAL
     assert probe() == [0, 0, 0, 0, 0, 0, 0]
     assert probe(sys.executable, OLD_KERNEL) == [unknown, unknown, unknown, unknown, 0, 0, invalid]
+
+
+def test_what_we_started_and_waited_for_is_not_others() -> None:
+    watch = Others()
+    spin = "import time\nwhile time.process_time() < 0.5: pass"
+    child = subprocess.Popen([sys.executable, "-c", spin])
+    # It has ended, but nobody has been told yet: its time is no child's of ours.
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    before = watch.percent()
+    child.wait()
+    assert before > watch.percent()
 
 
 @needs_root

@@ -21,9 +21,9 @@ def _rows(samples: report.Samples, daemons: list[Daemon]) -> list[list[str]]:
 def test_ratio_of_medians_and_number_of_samples() -> None:
     samples = report.Samples()
     for ours in (4.0, 9.0, 5.0):
-        samples.add("meshd", {"tcp1_gbit": ours})
+        samples.add("meshd", {"tcp1_gbit": ours}, 0.0)
     for theirs in (2.0, 3.0):
-        samples.add("wireguard-go", {"tcp1_gbit": theirs})
+        samples.add("wireguard-go", {"tcp1_gbit": theirs}, 0.0)
     head, row = _rows(samples, [BARE, OURS, THEIRS])
     assert head == ["figure", "bare", "meshd", "wireguard-go", "meshd / wireguard-go", "samples"]
     assert row == ["tcp1_gbit", "–", "5 (4–9)", "2.5 (2–3)", "2.00", "2–3"]
@@ -31,8 +31,8 @@ def test_ratio_of_medians_and_number_of_samples() -> None:
 
 def test_no_ratio_to_nothing() -> None:
     samples = report.Samples()
-    samples.add("meshd", {"lost": 1.0})
-    samples.add("wireguard-go", {"lost": 0.0})
+    samples.add("meshd", {"lost": 1.0}, 0.0)
+    samples.add("wireguard-go", {"lost": 0.0}, 0.0)
     assert _rows(samples, [OURS, THEIRS])[1][3] == "–"
 
 
@@ -68,12 +68,13 @@ def test_samples_join_those_of_an_earlier_run(tmp_path: Path) -> None:
     earlier, samples = tmp_path / "tunnel.json", report.Samples()
     many = peers.with_peers([OURS], 9)
     for d in many:
-        samples.add(d.name, {"tcp1_gbit": 1.0})
+        samples.add(d.name, {"tcp1_gbit": 1.0}, 0.0)
     earlier.write_text(report.as_json(samples, many, Conditions(plain=True)))
     joined = report.Samples()
     reported = report.take_up(joined, earlier, [OURS, THEIRS], Conditions(plain=True))
     assert [(d.name, d.peers) for d in reported] == [("meshd", 0), ("meshd 9 peers", 9), ("wireguard-go", 0)]
-    joined.add("meshd", {"tcp1_gbit": 3.0})
+    joined.add("meshd", {"tcp1_gbit": 3.0}, 7.0)
+    assert joined.others == [0.0, 0.0, 7.0]
     assert joined.values["tcp1_gbit"] == {"meshd": [1.0, 3.0], "meshd 9 peers": [1.0]}
 
 
