@@ -3,9 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+#[path = "exit/getting_in.rs"]
+mod getting_in;
+#[path = "exit/going_out.rs"]
+mod going_out;
 #[allow(dead_code)]
 #[path = "closed/hostile.rs"]
 mod hostile;
+#[path = "exit/older.rs"]
+mod older;
 #[path = "exit/refused.rs"]
 mod refused;
 #[allow(dead_code)]
@@ -18,9 +24,11 @@ mod wire;
 mod world;
 
 use common::supervised::{daemon, kill_daemon, serves};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use going_out::echo;
+use older::OlderFlow;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::Duration;
-use world::{bound, echo, OlderFlow, World, ALICE, FAR, NAME};
+use world::{bound, World, ALICE, FAR, NAME};
 
 const PORT: u16 = 51820;
 /// Has the exit turn IPv6 forwarding on for the whole host, as kernels before 6.17 must.
@@ -142,10 +150,7 @@ fn a_whole_life(mut world: World) {
     world.assert_goes_out("beside older connections", seen);
     world.assert_mesh_is_closed("on a host that forwards anyway");
     world.exit_is("");
-    world.tap.frames();
-    old.iter().for_each(OlderFlow::send);
-    let frames = world.tap.frames();
-    assert!(old.iter().all(|flow| flow.is_among(&frames)), "{frames:?}");
+    world.assert_older_show_the_mesh(&old);
     world.end_older();
     world.exit.sh("sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0 net.ipv6.conf.eth0.accept_ra=1");
     assert_eq!(world.switches(), before);
@@ -211,6 +216,3 @@ fn large_packets_find_their_size_through_an_exit() {
         assert!(way.contains("mtu 1280"), "{way}");
     }
 }
-
-/// A TCP connection and its other end.
-pub type Connection = (TcpStream, TcpStream);
