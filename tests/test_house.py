@@ -225,3 +225,13 @@ def test_no_two_files_of_the_daemon_know_each_other() -> None:
         settled |= new
     circle = sorted(set(knows) - settled)
     assert not circle, f"{circle} know each other, or one that does: what two need has a home below both"
+
+
+def test_every_switch_of_the_daemon_is_in_the_reference() -> None:
+    """A variable that nobody can look up is a secret; one that isn't read any more is a lie."""
+    named = re.compile(r"\bMESHD_[A-Z_]+[A-Z]\b")
+    sources = [path for path in ROOT.glob("meshd/*/src/**/*.rs") if "tests" not in path.parts]
+    read = {name for path in sources for name in named.findall(path.read_text())}
+    listed = set(named.findall((ROOT / "docs/reference/switches.md").read_text()))
+    assert len(sources) > 100
+    assert read == listed
