@@ -173,13 +173,7 @@ impl NetDev {
         }
         match put {
             Put::Add => {
-                let towards = self.link_towards(network)?;
-                for index in [Some(self.index), towards].into_iter().flatten() {
-                    let link = self.netlink.require_link(index)?;
-                    if self.forwarding.need(Need::Site(network), &link) {
-                        self.netlink.set_forwarding_v4(index, true)?;
-                    }
-                }
+                self.forward_site(network)?;
             }
             Put::Remove => {
                 let links = self.forwarding.release(Need::Site(network));
@@ -187,6 +181,23 @@ impl NetDev {
             }
         }
         Ok(())
+    }
+
+    /// Turns forwarding for a site network on again where it is off by now, and says whether it was.
+    pub fn forward_site(&mut self, network: Cidr) -> Result<bool> {
+        if !network.addr.is_ipv4() {
+            return Ok(false);
+        }
+        let towards = self.link_towards(network)?;
+        let mut was_off = false;
+        for index in [Some(self.index), towards].into_iter().flatten() {
+            let link = self.netlink.require_link(index)?;
+            if self.forwarding.need(Need::Site(network), &link) {
+                self.netlink.set_forwarding_v4(index, true)?;
+                was_off = true;
+            }
+        }
+        Ok(was_off)
     }
 
     /// Lets the kernel forward IPv4 between this link and `links`, and no others as far as an exit is concerned; none: there

@@ -35,6 +35,8 @@ pub struct WayOut {
     /// What was loaded last; `None`: there is no exit.
     held: Option<Table>,
     v6: Forwarding6,
+    /// What forwarding was turned on for last, if it was off.
+    opened: Uplinks,
     /// Whether a predecessor may have left something.
     unknown: bool,
     watched: bool,
@@ -42,6 +44,7 @@ pub struct WayOut {
 }
 
 /// Where packets can leave.
+#[derive(Default)]
 struct Uplinks {
     v4: Vec<Link>,
     v6: Vec<Link>,
@@ -58,6 +61,7 @@ impl WayOut {
             nft: None,
             held: None,
             v6: Forwarding6::open(switches, paths::forward6_record(name)),
+            opened: Uplinks::default(),
             unknown: true,
             watched: false,
             trouble: Vec::new(),
@@ -110,6 +114,7 @@ impl WayOut {
         if self.held.as_ref() != Some(&table) {
             self.put(table)?;
         }
+        self.opened = Uplinks::default();
         let v4: BTreeSet<u32> = uplinks.v4.iter().map(|link| link.index).collect();
         net.forward_exit(&v4)
             .map_err(|error| failure(&self.name, error, ""))?;
@@ -120,7 +125,10 @@ impl WayOut {
             v6.extend(own);
         }
         let done = self.v6.set(&v6);
-        done.map_err(|stuck| self.no_forwarding(stuck))
+        done.map_err(|stuck| self.no_forwarding(stuck))?;
+        let v4 = uplinks.v4;
+        self.opened = Uplinks { v4, v6 };
+        Ok(())
     }
 
     /// The same for a configuration that is in force already: what can't be done is told by [`WayOut::notes`].
@@ -140,6 +148,7 @@ impl WayOut {
     /// Ends it. `net` is our link, if it is there; forwarding goes first.
     pub fn close(&mut self, net: Option<&mut NetDev>) {
         self.trouble.clear();
+        self.opened = Uplinks::default();
         if let Some(Err(error)) = net.map(|net| net.forward_exit(&BTreeSet::new())) {
             eprintln!("meshd: warning: {}", failure(&self.name, error, ""));
         }
@@ -174,14 +183,23 @@ impl WayOut {
         self.held.as_ref()
     }
 
-    /// Puts back what others took away, and follows the default routes. Says whether the table was missing.
+    /// Puts back what others took away, and follows the default routes. Says whether the table was missing, or a switch off.
     pub fn heal(&mut self, conf: &Conf, net: &mut NetDev) -> bool {
         let hurt = self.held.is_some() && !self.has_table();
         if hurt {
             self.held = None;
         }
+        let hurt = hurt || self.is_switched_off();
         self.open_as_well_as_can_be(conf, net);
         hurt
+    }
+
+    /// Whether somebody has turned off forwarding that was on.
+    fn is_switched_off(&self) -> bool {
+        let now = |before: &Link| self.netlink.link_by_index(before.index).ok().flatten();
+        let off = |before: &Link| now(before).is_some_and(|link| link.forwarding_v4 != Some(true));
+        let v6: Vec<Link> = self.opened.v6.iter().filter_map(now).collect();
+        self.opened.v4.iter().any(off) || !self.v6.works(&v6)
     }
 
     /// Whether all of it is there.

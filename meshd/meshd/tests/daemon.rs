@@ -324,6 +324,9 @@ fn a_site_behind_a_host_is_reached_and_forwarding_put_back() {
     far.until("the site answers", |host| host.pings("192.168.20.7"));
     let report = gate.report("prod");
     assert_eq!(report["running"], report["conf"]);
+    // What somebody turns off is put back: nothing else would say that the site is cut off.
+    gate.sh("sysctl -qw net.ipv4.conf.site.forwarding=0");
+    gate.until("it forwards again", |host| forwarding(host) == "1\n");
     let other = mesh.interface(1, "Forward = 192.168.20.0/25\n") + &mesh.peer(2, "");
     gate.apply("prod", &other);
     assert_eq!(

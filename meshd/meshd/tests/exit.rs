@@ -88,7 +88,8 @@ fn a_whole_life(mut world: World) {
     flows
         .iter_mut()
         .for_each(|flow| echo(flow, "after a flush"));
-    world.assert_goes_out("after a crash and a flush", seen);
+    world.turn_off_forwarding();
+    world.assert_goes_out("after a crash, a flush and switches turned off", seen);
     world.assert_nobody_gets_in("after a crash and a flush");
 
     // Another uplink, there and back.

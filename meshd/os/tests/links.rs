@@ -339,6 +339,20 @@ fn forwarding_is_switched_per_link() {
             assert_eq!(netlink.require_link(index).unwrap().forwarding_v4, Some(on));
         }
         assert_eq!(netlink.link("lo").unwrap().unwrap(), lo, "only that link");
+        // Who turns it by sysctl is told of, and so is IPv6.
+        let mut events = LinkEvents::subscribe().unwrap();
+        for switch in ["ipv4/conf/wg0/forwarding", "ipv6/conf/wg0/forwarding"] {
+            while events.next().unwrap().is_some() {}
+            let path = format!("/proc/sys/net/{switch}");
+            let now = std::fs::read_to_string(&path).unwrap();
+            let other = if now.trim() == "1" { "0" } else { "1" };
+            std::fs::write(&path, other).unwrap();
+            let mut seen = Vec::new();
+            while let Some(event) = events.next().unwrap() {
+                seen.push(event);
+            }
+            assert!(seen.contains(&LinkEvent::Switches), "{switch}: {seen:?}");
+        }
     });
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::interface::failure;
+use super::interface::{failure, Interface};
 use super::live;
 use super::loaded::Loaded;
 use super::mesh::{Mesh, EXIT};
@@ -150,9 +150,11 @@ impl Mesh {
         }
     }
 
-    /// Routes or rules changed: ours may be among them. Such changes come in storms.
+    /// Routes, rules or switches changed: ours may be among them. Such changes come in storms.
     pub(super) fn heal_soon(&mut self) {
-        let watched = self.guard.is_closed() || self.way_out.is_held();
+        let sites = self.engine.interface.as_ref();
+        let sites = sites.is_some_and(Interface::has_sites);
+        let watched = self.guard.is_closed() || self.way_out.is_held() || sites;
         if watched && self.heal_at.is_none() {
             self.heal_at = Some(world::now().after(SETTLE));
         }
@@ -161,6 +163,9 @@ impl Mesh {
     /// Puts back what others took away of what keeps the host closed.
     pub(super) fn heal(&mut self) {
         self.heal_exit();
+        if let Some(interface) = &mut self.engine.interface {
+            interface.heal_sites();
+        }
         match self.guard.heal() {
             Ok(false) => {}
             Ok(true) => eprintln!(

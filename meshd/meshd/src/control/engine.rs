@@ -36,6 +36,8 @@ pub enum Happening {
     LinkGone,
     /// Addresses, routes or other links changed.
     Routing,
+    /// Switches of `net.ipv4.conf` or `net.ipv6.conf` were turned.
+    Switches,
     /// The protocol core says so.
     Protocol(Event),
     /// A reply to a probe of ours.
@@ -286,7 +288,7 @@ impl Engine {
 
     /// Reads what happened here, or `there` where the link lives.
     fn read_link_events(&mut self, there: bool) -> Result<()> {
-        let mut routing = false;
+        let (mut routing, mut switches) = (false, false);
         while let Some(event) = self.next_link_event(there)? {
             let here = |interface: &&Interface| interface.namespace.is_some() == there;
             let ours = self.interface.as_ref().filter(here);
@@ -311,8 +313,12 @@ impl Engine {
                         _ => {}
                     }
                 }
+                LinkEvent::Switches => switches = true,
                 _ => routing = true,
             }
+        }
+        if switches {
+            self.happenings.push_back(Happening::Switches);
         }
         if routing {
             self.happenings.push_back(Happening::Routing);

@@ -236,6 +236,25 @@ impl Interface {
         })
     }
 
+    /// Whether it leads to site networks.
+    pub fn has_sites(&self) -> bool {
+        !self.forward.is_empty()
+    }
+
+    /// Turns on again what somebody has turned off of the forwarding for site networks, and where routes lead to them by now.
+    pub fn heal_sites(&mut self) {
+        let name = &self.name;
+        for network in &self.forward {
+            match self.net.forward_site(*network) {
+                Ok(false) => {}
+                Ok(true) => eprintln!(
+                    "meshd: {name}: forwarding for {network} was off on its link; it is on again"
+                ),
+                Err(error) => eprintln!("meshd: warning: {name}: {error}"),
+            }
+        }
+    }
+
     /// Takes the link away and puts back what was changed beside it.
     pub fn close(mut self) {
         if let Err(error) = self.net.forward_exit(&BTreeSet::new()) {

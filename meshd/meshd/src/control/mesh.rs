@@ -254,6 +254,7 @@ impl Mesh {
                     self.find_mtu_soon();
                     self.heal_soon();
                 }
+                Happening::Switches => self.heal_soon(),
                 Happening::Protocol(event) => self.protocol(&event),
                 Happening::Probe(reply) if reply.sequence & path_mtu::SEQUENCE != 0 => {
                     self.path_answered(&reply);

@@ -139,6 +139,28 @@ impl World {
         });
     }
 
+    /// Somebody turns forwarding off on the exit's links and on all of them, and it is put back each time.
+    pub fn turn_off_forwarding(&self) {
+        let open = self.switches();
+        let all_v6 = "net.ipv6.conf.all.forwarding";
+        let v6 = match self.exit.sh(&format!("sysctl -n {all_v6}")).trim() {
+            "1" => all_v6,
+            _ => "net.ipv6.conf.eth0.force_forwarding",
+        };
+        for off in [
+            "net.ipv4.conf.eth0.forwarding=0",
+            // On first, or writing it changes nothing.
+            "net.ipv4.ip_forward=1 net.ipv4.ip_forward=0",
+            &format!("{v6}=0"),
+        ] {
+            self.exit.sh(&format!("sysctl -qw {off}"));
+            assert_ne!(self.switches(), open, "{off}");
+            self.exit.until(&format!("put back after {off}"), |_| {
+                self.switches() == open
+            });
+        }
+    }
+
     /// Every switch of the exit's links, but those of the tunnel, which come and go with it.
     pub fn switches(&self) -> String {
         self.exit.sh(

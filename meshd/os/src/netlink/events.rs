@@ -1,4 +1,4 @@
-//! What happens to links: told by the kernel as it happens.
+//! What happens to links, and to the switches of forwarding: told by the kernel as it happens.
 use super::link::{self, Link};
 use super::{bind, receive, wire, BUFFER};
 use crate::error::{Context, Error, Result};
@@ -7,14 +7,16 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Groups of rtnetlink(7): links; addresses, routes and policy rules of both families.
+/// Groups of rtnetlink(7): links; addresses, routes, policy rules and switches of both families.
 const GROUPS: i32 = libc::RTMGRP_LINK
     | libc::RTMGRP_IPV4_IFADDR
     | libc::RTMGRP_IPV6_IFADDR
     | libc::RTMGRP_IPV4_ROUTE
     | libc::RTMGRP_IPV6_ROUTE
     | 1 << (libc::RTNLGRP_IPV4_RULE - 1)
-    | 1 << (libc::RTNLGRP_IPV6_RULE - 1);
+    | 1 << (libc::RTNLGRP_IPV6_RULE - 1)
+    | 1 << (libc::RTNLGRP_IPV4_NETCONF - 1)
+    | 1 << (libc::RTNLGRP_IPV6_NETCONF - 1);
 
 /// Something that happened in the namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,9 @@ pub enum LinkEvent {
     },
     /// Addresses, routes or policy rules changed somewhere: source addresses and path MTUs may have too.
     Routing,
+    /// One of the `net.ipv4.conf` or `net.ipv6.conf` switches was turned by sysctl, forwarding maybe (devinet.c, addrconf.c:
+    /// `RTM_NEWNETCONF`). Turning one by netlink isn't told.
+    Switches,
     /// Events were lost: look at everything anew.
     Lost,
 }
@@ -90,9 +95,11 @@ impl LinkEvents {
                 }
                 Err(e) => return Err(Error::new("read link events", e)),
             }
-            // A storm of route changes is one event.
-            if self.waiting.iter().all(|e| *e == LinkEvent::Routing) {
-                self.waiting.truncate(1);
+            // A storm of route changes is one event, and so is one of switches.
+            for storm in [LinkEvent::Routing, LinkEvent::Switches] {
+                if self.waiting.iter().all(|event| *event == storm) {
+                    self.waiting.truncate(1);
+                }
             }
         }
     }
@@ -127,6 +134,7 @@ pub(super) fn event(message: wire::Message<'_>) -> Option<LinkEvent> {
         | libc::RTM_DELROUTE
         | libc::RTM_NEWRULE
         | libc::RTM_DELRULE => Some(LinkEvent::Routing),
+        libc::RTM_NEWNETCONF => Some(LinkEvent::Switches),
         _ => None,
     }
 }
