@@ -175,6 +175,29 @@ fn tcp_passes_where_a_firewall_inside_drops_what_says_too_big() {
     );
 }
 
+/// Not even echoes are let in: the daemons answer what they ask each other about the path.
+#[test]
+fn tcp_passes_where_a_firewall_inside_drops_all_of_icmp() {
+    let Some(([a, b], _)) = pair(["192.0.2.1", "192.0.2.2"]) else {
+        return;
+    };
+    for host in [&a, &b] {
+        host.sh("nft 'add table inet deaf
+             add chain inet deaf in { type filter hook input priority 0; }
+             add rule inet deaf in iifname \"prod\" meta l4proto { icmp, icmpv6 } drop'");
+        host.sh("ethtool -K prod tso off gso off");
+        narrow(host, 1400);
+    }
+    assert!(!pings(&a, "10.77.0.2", 100), "nobody answers pings");
+    let start = Instant::now();
+    transfer(&a, &b, "10.77.0.2", 4);
+    transfer(&b, &a, "fd77::1", 4);
+    let took = start.elapsed();
+    eprintln!("8 MiB past firewalls that drop all of ICMP: {took:?}");
+    assert!(took < Duration::from_secs(30), "{took:?}");
+    assert_eq!((mtu(&a), mtu(&b)), (1328, 1328));
+}
+
 #[test]
 fn on_a_link_too_narrow_for_the_least_packet_the_outer_ones_are_fragmented() {
     for outer in [

@@ -15,6 +15,7 @@ pub fn packet(bytes: &[u8]) {
         magic: *b"meshd-01",
     };
     let _ = mark.reply(bytes);
+    let _ = crate::probe::answer(bytes, &[std::net::Ipv4Addr::LOCALHOST.into()]);
 }
 
 /// A packet that came out of a tunnel: congestion is told, a hop is spent, an answer to a probe is looked for.

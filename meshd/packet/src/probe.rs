@@ -2,9 +2,13 @@
 //!
 //! Pure: packets are built and read as bytes (RFC 792, RFC 4443 §4.1, RFC 8200 §8.1 for the pseudo-header), instants
 //! come in as boot-time nanoseconds. An echo carries a random identifier and magic of this process, so that its reply
-//! can be told from everybody else's and swallowed. What it does not do: send, or wait.
+//! can be told from everybody else's and swallowed. Any host answers it. One that asks about a path's size says so too, in a word
+//! that every meshd knows: such a one is answered by the other end's meshd itself ([`answer`]), whatever the host's firewall
+//! does with echoes. What it does not do: send, or wait.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use meshd_proto::packet;
 
 /// Tells our echo replies from others'.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +21,9 @@ pub struct ProbeMark {
 
 /// Length of the magic, bytes.
 pub const MAGIC_LEN: usize = 8;
+
+/// Follows the magic in an echo that asks about a path's size.
+const PATH_WORD: &[u8; 16] = b"meshd path size?";
 
 /// A reply that came out of the tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,16 +54,22 @@ impl ProbeMark {
         let padding = |header| usize::from(len).saturating_sub(header + ICMP_LEN);
         match (from, to) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
-                Some(self.request_v4(from, to, sequence, padding(V4_HEADER)))
+                Some(self.packet_v4(8, [from, to], sequence, padding(V4_HEADER)))
             }
             (IpAddr::V6(from), IpAddr::V6(to)) => {
-                Some(self.request_v6(from, to, sequence, padding(V6_HEADER)))
+                Some(self.packet_v6(128, [from, to], sequence, padding(V6_HEADER)))
             }
             _ => None,
         }
     }
 
-    fn request_v4(&self, from: Ipv4Addr, to: Ipv4Addr, sequence: u16, padding: usize) -> Vec<u8> {
+    fn packet_v4(
+        &self,
+        kind: u8,
+        [from, to]: [Ipv4Addr; 2],
+        sequence: u16,
+        padding: usize,
+    ) -> Vec<u8> {
         let mut packet = vec![0x45, 0];
         packet.extend(((V4_HEADER + ICMP_LEN + padding) as u16).to_be_bytes());
         packet.extend([0, 0, 0x40, 0, HOPS, ICMP, 0, 0]);
@@ -64,21 +77,27 @@ impl ProbeMark {
         packet.extend(to.octets());
         let sum = checksum(&[&packet]);
         packet[10..12].copy_from_slice(&sum.to_be_bytes());
-        let icmp = self.icmp(8, sequence, padding);
+        let icmp = self.icmp(kind, sequence, padding);
         let sum = checksum(&[&icmp]);
         packet.extend(icmp);
         packet[V4_HEADER + 2..V4_HEADER + 4].copy_from_slice(&sum.to_be_bytes());
         packet
     }
 
-    fn request_v6(&self, from: Ipv6Addr, to: Ipv6Addr, sequence: u16, padding: usize) -> Vec<u8> {
+    fn packet_v6(
+        &self,
+        kind: u8,
+        [from, to]: [Ipv6Addr; 2],
+        sequence: u16,
+        padding: usize,
+    ) -> Vec<u8> {
         let len = ICMP_LEN + padding;
         let mut packet = vec![0x60, 0, 0, 0];
         packet.extend((len as u16).to_be_bytes());
         packet.extend([ICMPV6, HOPS]);
         packet.extend(from.octets());
         packet.extend(to.octets());
-        let icmp = self.icmp(128, sequence, padding);
+        let icmp = self.icmp(kind, sequence, padding);
         let pseudo = [(len as u32).to_be_bytes(), [0, 0, 0, ICMPV6]].concat();
         let sum = checksum(&[&packet[8..V6_HEADER], &pseudo, &icmp]);
         packet.extend(icmp);
@@ -92,6 +111,9 @@ impl ProbeMark {
         icmp.extend(self.id.to_be_bytes());
         icmp.extend(sequence.to_be_bytes());
         icmp.extend(self.magic);
+        if padding >= PATH_WORD.len() {
+            icmp.extend(PATH_WORD);
+        }
         icmp.resize(ICMP_LEN + padding, 0);
         icmp
     }
@@ -130,6 +152,38 @@ impl ProbeMark {
     }
 }
 
+/// What this host, which has the addresses `own`, answers to an echo that asks about the size of the path to it; `None` for every other
+/// packet, and quickly. As short as can be, for the way back is asked about by whoever sends that way.
+pub(super) fn answer(packet: &[u8], own: &[IpAddr]) -> Option<Vec<u8>> {
+    let (header, kind) = match *packet.first()? {
+        // No options, and not in fragments.
+        0x45 if *packet.get(9)? == ICMP && packet.get(6)? & 0x3f == 0 && *packet.get(7)? == 0 => {
+            (V4_HEADER, 8)
+        }
+        first if first >> 4 == 6 && *packet.get(6)? == ICMPV6 => (V6_HEADER, 128),
+        _ => return None,
+    };
+    let icmp = packet.get(header..header + ICMP_LEN)?;
+    let word = packet.get(header + ICMP_LEN..)?;
+    if icmp[..2] != [kind, 0] || !word.starts_with(PATH_WORD) {
+        return None;
+    }
+    let mark = ProbeMark {
+        id: u16::from_be_bytes([icmp[4], icmp[5]]),
+        magic: icmp[8..].try_into().ok()?,
+    };
+    let sequence = u16::from_be_bytes([icmp[6], icmp[7]]);
+    let header = packet::header(packet)?;
+    if !own.contains(&header.destination) {
+        return None;
+    }
+    match (header.destination, header.source) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => Some(mark.packet_v4(0, [from, to], sequence, 0)),
+        (IpAddr::V6(from), IpAddr::V6(to)) => Some(mark.packet_v6(129, [from, to], sequence, 0)),
+        _ => None,
+    }
+}
+
 /// The Internet checksum (RFC 1071) of the parts in a row; each but the last has an even length.
 fn checksum(parts: &[&[u8]]) -> u16 {
     let mut sum: u32 = 0;
@@ -158,7 +212,7 @@ mod tests {
     }
 
     /// What a host answers.
-    fn answer(request: &[u8]) -> Vec<u8> {
+    fn echoed(request: &[u8]) -> Vec<u8> {
         let mut reply = request.to_vec();
         let header = if reply[0] >> 4 == 4 {
             V4_HEADER
@@ -202,12 +256,12 @@ mod tests {
             assert_eq!(packet.len(), usize::from(len.max(36)));
             assert_eq!(packet[2..4], (packet.len() as u16).to_be_bytes());
             assert_eq!(checksum(&[&packet[V4_HEADER..]]), 0);
-            assert_eq!(MARK.reply(&answer(&packet)).unwrap().sequence, 9);
+            assert_eq!(MARK.reply(&echoed(&packet)).unwrap().sequence, 9);
             let packet = MARK
                 .request_of(v4("fd00::1"), v4("fd00::2"), 9, len)
                 .unwrap();
             assert_eq!(packet.len(), usize::from(len.max(56)));
-            let reply = answer(&packet);
+            let reply = echoed(&packet);
             assert_eq!(MARK.reply(&reply).unwrap().sequence, 9);
             // In fragments: the first of them tells.
             let mut first = reply[..40].to_vec();
@@ -217,6 +271,43 @@ mod tests {
             assert_eq!(MARK.reply(&first).unwrap().sequence, 9);
             first[43] = 9;
             assert_eq!(MARK.reply(&first), None, "not the first");
+        }
+    }
+
+    #[test]
+    fn what_asks_about_a_path_is_answered_shortly_by_whom_it_is_for() {
+        for (a, b) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")] {
+            let (a, b) = (v4(a), v4(b));
+            let request = MARK.request_of(a, b, 0x8007, 1300).unwrap();
+            let answer = super::answer(&request, &[v4("10.9.9.9"), b]).unwrap();
+            let reply = MARK.reply(&answer).unwrap();
+            assert_eq!((reply.from, reply.sequence), (b, 0x8007));
+            let header = packet::header(&answer).unwrap();
+            assert_eq!((header.source, header.destination), (b, a));
+            assert_eq!(header.len, answer.len());
+            let (at, pseudo) = match b {
+                IpAddr::V4(_) => {
+                    assert_eq!(checksum(&[&answer[..V4_HEADER]]), 0);
+                    (V4_HEADER, vec![])
+                }
+                IpAddr::V6(_) => (
+                    V6_HEADER,
+                    [&answer[8..40], &[0, 0, 0, 16, 0, 0, 0, 58]].concat(),
+                ),
+            };
+            assert_eq!(checksum(&[&pseudo, &answer[at..]]), 0);
+            assert_eq!(answer.len(), at + ICMP_LEN);
+            // Nobody else's, no plain echo, no reply, no piece of one.
+            assert_eq!(super::answer(&request, &[a]), None);
+            let plain = MARK.request(a, b, 7).unwrap();
+            assert_eq!(super::answer(&plain, &[b]), None);
+            assert_eq!(super::answer(&answer, &[a, b]), None);
+            let mut other = request.clone();
+            other[at + ICMP_LEN] ^= 1;
+            assert_eq!(super::answer(&other, &[b]), None);
+            for cut in 0..at + ICMP_LEN + PATH_WORD.len() {
+                assert_eq!(super::answer(&request[..cut], &[b]), None);
+            }
         }
     }
 
@@ -233,7 +324,7 @@ mod tests {
         for (a, b) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")] {
             let request = MARK.request(v4(a), v4(b), 0x1234).unwrap();
             assert_eq!(MARK.reply(&request), None, "a request is no reply");
-            let reply = answer(&request);
+            let reply = echoed(&request);
             assert_eq!(
                 MARK.reply(&reply),
                 Some(ProbeReply {

@@ -16,7 +16,7 @@ use meshd_os::offload::{Coalescer, Headers, Merging, TCP};
 use meshd_os::tun::{self, Tun};
 use meshd_os::udp::{Datagram, RecvBatch, UdpPair, UdpSocket};
 use meshd_os::{clock, events};
-use meshd_proto::{classify, Batch, Endpoint, Kind, Local, Reader, Table, Time, Verdict};
+use meshd_proto::{classify, packet, Batch, Endpoint, Kind, Local, Reader, Table, Time, Verdict};
 
 use super::duty::Desk;
 use super::ecn;
@@ -24,6 +24,7 @@ use super::icmp::Pace;
 use super::left::Left;
 use super::outbox::{Outbox, Posting};
 use super::pressure::{Due, Pressure};
+use super::probe;
 use super::relay::{self, Fate};
 use super::shared::{ProbeArrival, Settings, Shared};
 use super::tx::{Ended, Tx};
@@ -391,6 +392,9 @@ impl Opener<'_, '_> {
             });
             return;
         }
+        if self.is_answered(packet) {
+            return;
+        }
         if self.settings.relay {
             let addresses = &self.settings.addresses;
             if relay::pass_on(packet, self.table, addresses, self.pace, &mut self.posting)
@@ -401,6 +405,24 @@ impl Opener<'_, '_> {
         }
         let mut sink = sink(self.tun, self.gone);
         self.coalescer.push(arena, at, &mut sink);
+    }
+
+    /// Answers what asks about the path to this host; more than a few a moment are the host's own to answer.
+    fn is_answered(&mut self, packet: &[u8]) -> bool {
+        let Some(answer) = probe::answer(packet, &self.settings.addresses) else {
+            return false;
+        };
+        // That the sender may use its source address was checked when the packet was opened.
+        let Some(back) = packet::destination(&answer).and_then(|to| self.table.route(to)) else {
+            return false;
+        };
+        if !self.pace.allows(self.now) {
+            return false;
+        }
+        if let Some(slot) = self.posting.slot(back, answer.len(), 0) {
+            slot.copy_from_slice(&answer);
+        }
+        true
     }
 
     /// Writes and sends what is still in hand.
