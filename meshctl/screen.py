@@ -113,7 +113,8 @@ class Screen:
             return getpass.getpass(f"{prompt}: ")
         line = sys.stdin.readline()
         if not line:
-            hint = "name a file that holds it: --vault-password-file FILE, --become-password-file FILE"
+            option = f"--{prompt.partition(' ')[0].lower()}-password-file FILE"
+            hint = f"name a file that holds it: {option}"
             raise Failed(f"there is nobody to ask for the {prompt}", hint, "nobody")
         return line.rstrip("\n")
 

@@ -285,7 +285,7 @@ def _host_status(host: HostStatus, apply: str) -> Iterator[Line]:
     elif host.state is not None and host.state != "running":
         yield (("error", "! "), ("bold", host.host), ("", f"  meshd is {host.state}"))
         yield from _hint(apply)
-    elif about:
+    if about:  # whom to ask matters most where something is wrong
         yield (("bold", f"{host.host}: "), ("", about))
     for note in host.notes:
         yield (("change", "~ "), ("bold", host.host), ("", f"  {note}"))

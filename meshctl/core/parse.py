@@ -74,6 +74,8 @@ class _Parser:
                 found = error.errors(include_url=False)
             misspelt = {(d["loc"][:-1], *_nearest(d["loc"])) for d in found if d["type"] == "extra_forbidden"}
             for detail in found:
+                if self._is_outdented(detail):
+                    continue  # and that is said at hosts:
                 if detail["type"] != "missing" or (detail["loc"][:-1], str(detail["loc"][-1])) not in misspelt:
                     self._report(detail)
             # every one is taken out before the answer is read
@@ -103,16 +105,26 @@ class _Parser:
                 }.get(word, f"add {word}:")
                 self._add(path[:-1], f"{word} is missing", hint, "missing", key=True)
             case "int_type" | "int_from_float" | "int_parsing":
-                self._add(path, f"{word} is a whole number, not {_shown(value)}", f"write it as {word}: 1420", "type")
+                self._add(
+                    path,
+                    f"{word} is a whole number, not {_shown(value)}",
+                    f"write it as {word}: {_usual(word)}",
+                    "type",
+                )
             case "greater_than_equal" | "less_than_equal":
                 low, high = (1280, 65455) if word == "mtu" else (1, 65535)
-                self._add(path, f"{word} is from {low} to {high}, not {_shown(value)}", f"write {word}: {low}", "range")
+                self._add(
+                    path,
+                    f"{word} is from {low} to {high}, not {_shown(value)}",
+                    f"write {word}: {_usual(word)}",
+                    "range",
+                )
             case "bool_type" | "bool_parsing":
                 self._add(path, f"{word} is true or false, not {_shown(value)}", f"write {word}: true", "type")
             case "string_type":
                 self._add(path, f"{word} is a text, not {_shown(value)}", f'write {word}: "…"', "type")
             case "model_type" | "dict_type" | "model_attributes_type":
-                self._add(path, f"{word} is a mapping, not {_shown(value)}", f"write {word}: {{word: value}}", "type")
+                self._add(path, f"{word} is a mapping, not {_shown(value)}", _mapping(word), "type")
             case "literal_error":
                 hint = f"write {context.get('expected', '')}".replace("'", "")
                 self._add(path, f"{word} can't be {_shown(value)}", hint, "type")
@@ -143,6 +155,12 @@ class _Parser:
             kill_switch=_own_or(host, base, "kill_switch"),
             exit=bool(host.exit),
         )
+
+    def _is_outdented(self, detail: ErrorDetails) -> bool:
+        """Whether this unknown word is a host that stands beside an empty hosts: instead of below it."""
+        path, hosts = detail["loc"], self.tree.get("hosts") if isinstance(self.tree, tree.Map) else None
+        empty = hosts is not None and isinstance(hosts.value, tree.Scalar) and hosts.value.value is None
+        return empty and len(path) == 1 and detail["type"] == "extra_forbidden" and not any(_nearest(path))
 
     # the rules between two places
 
@@ -190,7 +208,8 @@ class _Parser:
         for name, net in lans:
             path = ("hosts", name, "lan")
             if net.prefixlen == 0:
-                self._add(path, f"lan {net} is the whole internet", "name the network behind this host", "cidr")
+                hint = "name the network behind this host; for a way out to the internet write exit: true"
+                self._add(path, f"lan {net} is the whole internet", hint, "cidr")
             elif net.is_loopback or net.is_link_local or net.is_multicast:
                 hint = "name the network behind this host, like 192.168.20.0/24"
                 self._add(path, f"lan {net} never leaves a host", hint, "cidr")
@@ -337,6 +356,17 @@ def _shown(value: object) -> str:
     if isinstance(value, list):
         return "a list"
     return "nothing" if value is None else repr(value) if isinstance(value, str) else str(value).lower()
+
+
+def _mapping(word: str) -> str:
+    """How the words below this one are written."""
+    lines = "write each host on a line below it, indented: NAME: root@host.example.com"
+    return lines if word == "hosts" else f"write {word}: {{word: value}}"
+
+
+def _usual(word: str) -> int:
+    """A number to show how a word is written."""
+    return 1420 if word == "mtu" else 51820
 
 
 def _known_words(path: Path) -> list[str]:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from meshctl.core import ip, reach
 from meshctl.core.bundle import Bundle
 from meshctl.core.canonical import PublicConf
-from meshctl.core.changes import Change, compare
+from meshctl.core.changes import Change, compare, facts
 from meshctl.core.errors import HostError
 from meshctl.core.keys import PublicKey
 from meshctl.core.lock import Lock
@@ -260,6 +260,14 @@ def _creation(
     yield Change("port", None, str(desired.listen_port))
     peers = sorted(names.get(p.public_key) or p.name or str(p.public_key) for p in desired.peers)
     yield Change("peers", None, ", ".join(peers) or "none")
+    said = facts(desired, names)
+    if way_out := sorted(
+        {what.split(":")[0].removeprefix("peer ") for what, _ in said if what.endswith(": the way out")}
+    ):
+        yield Change("the way out", None, ", ".join(way_out))
+    for what in ("exit", "kill switch", "kill switch lets answer", "default route for"):
+        if (value := said.get((what, ""))) is not None:
+            yield Change(what, None, value)
     if desired.forward:
         yield Change("lan", None, ", ".join(map(ip.net_text, desired.forward)))
 

@@ -217,11 +217,12 @@ class Session:
         command = Command(f"{MESHD} ping {name} --wait {wait} --json", timeout=wait + 20.0)
         answers = self.pool.run_all(dict.fromkeys(hosts, command))
         vitals: dict[str, Vitals | HostError] = {}
+        apply = "meshctl apply --lab" if self.run.lab else "meshctl apply"
         for host, answer in answers.items():
             if not isinstance(answer, HostError) and answer.exit == _NOT_RUNNING:
                 vitals[host] = Vitals(name, "", "down")
             elif not isinstance(answer, HostError) and answer.exit == _NOT_THERE:
-                vitals[host] = HostError(host, "report", "meshd is not installed there", "meshctl apply")
+                vitals[host] = HostError(host, "report", "meshd is not installed there", apply)
             else:
                 vitals[host] = answered(host, answer, partial(report.vitals, host))
         return vitals

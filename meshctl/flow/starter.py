@@ -33,8 +33,10 @@ def write(file: Path, name: str, hosts: Sequence[str]) -> tuple[Path, ...]:
     """
     meshdir.new(file)
     if (fault := names.mesh_name_fault(name)) is not None:
-        near = names.tidy(name, limit=15)
-        raise Failed(fault, f"for example {near or 'prod'}", "usage")
+        hint = f"for example {names.tidy(name, limit=15) or 'prod'}"
+        if "=" in name or "@" in name:
+            hint = f"name the mesh before its hosts: meshctl init prod {name}"
+        raise Failed(fault, hint, "usage")
     named = [_host(word) for word in hosts or _EXAMPLE]
     lines = [f"mesh: {name}", "hosts:", *(f"  {host}: {ssh}" for host, ssh in named)]
     text = "\n".join(lines) + "\n" + _REST % {"first": named[0][0]}

@@ -9,6 +9,7 @@ What it does not do: know any word of mesh.yaml, or write YAML.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,7 +67,7 @@ def parse(text: bytes, shown: str) -> Tree:
     try:
         node = YAML(typ="rt", pure=True).compose(decoded)
     except MarkedYAMLError as error:
-        raise Invalid([_syntax(error, shown)]) from error
+        raise Invalid([_syntax(error, shown, decoded.splitlines())]) from error
     except YAMLError as error:
         what = str(error).splitlines()[0].rstrip(".")
         raise Invalid([Problem(what, Where(shown), _hint(what), "yaml")]) from error
@@ -80,19 +81,27 @@ def _conflict(text: str) -> int | None:
     return began if any(line.startswith(">>>>>>> ") for line in lines) else None
 
 
-def _syntax(error: MarkedYAMLError, shown: str) -> Problem:
+def _syntax(error: MarkedYAMLError, shown: str, lines: list[str]) -> Problem:
     """The parser's complaint at its place: the place of the problem, else where the construct began."""
     mark = error.problem_mark or error.context_mark
     what = " ".join(filter(None, [error.context, error.problem])) or "this is not YAML"
     hint, began = _hint(what), error.context_mark
     if began and mark and began.line < mark.line and hint.startswith("close "):
         hint += f" that line {began.line + 1} opens"
+    if mark and "mapping values are not allowed" in what and (glued := _glued(lines[: mark.line])) is not None:
+        hint = f"put a space after the colon in line {glued}"
     return Problem(what, Where(shown, mark.line + 1, mark.column + 1) if mark else Where(shown), hint, "yaml")
 
 
 def _hint(what: str) -> str:
     """The way out of a complaint of the parser, known by its words."""
     return next((hint for words, hint in _HINTS if words in what), "check the indentation and the quotes there")
+
+
+def _glued(lines: list[str]) -> int | None:
+    """The last of these lines that says something, when it is `key:value` without the space that YAML wants there."""
+    said = [(number, text) for number, text in enumerate(lines, 1) if text.strip()]
+    return said[-1][0] if said and re.match(r"\s*[\w-]+:[^\s:/]", said[-1][1]) else None
 
 
 class _Reader:

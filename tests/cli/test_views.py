@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from meshctl import views
+from meshctl.core.errors import HostError
 from meshctl.core.status import HostStatus, LinkStatus, State, Status
 
 
@@ -23,6 +24,19 @@ def test_a_link_that_nobody_could_be_asked_about_is_not_said_never_to_have_been(
         "a -- b  ~  unknown",
         "a -- c  =  alive    3 s ago    0.50 ms",
         "1 of 2 links alive",
+    ]
+
+
+def test_whom_to_ask_is_said_of_a_host_that_does_not_answer_too() -> None:
+    silent = HostStatus("c", owner="Ada", note="the rack", error=HostError("c", "unreachable", "no way there", "try"))
+    stopped = HostStatus("d", state="down", owner="Bob")
+    assert _text(Status("prod", (silent, stopped), ()), lab=False) == [
+        "! c  no way there",
+        "  hint: try",
+        "c: Ada  the rack",
+        "! d  meshd is down",
+        "  hint: meshctl apply",
+        "d: Bob",
     ]
 
 

@@ -73,6 +73,20 @@ def test_an_interrupted_first_run_is_a_first_run() -> None:
     assert [c.what for c in host.changes] == ["addresses", "port", "peers"]
 
 
+def test_a_first_plan_says_who_leaves_by_whom() -> None:
+    made = world(
+        "mesh: m\nhosts:\n  x: {ssh: r@x, exit: true}\n  b: {ssh: r@b, route: {users: [bob]}}\n"
+        "  a: {ssh: r@a, route: all, kill_switch: {allow: tcp/22}}\n"
+    )
+    planned = made.plan({name: plan.fresh(name) for name in "abx"})
+    said = {h.host: {c.what: c.after for c in h.changes[4:]} for h in planned.hosts}
+    assert said == {
+        "a": {"the way out": "x", "kill switch": "on", "kill switch lets answer": "tcp/22"},
+        "b": {"the way out": "x", "default route for": "bob"},
+        "x": {"exit": "on"},
+    }
+
+
 def test_a_switch_that_waits_for_its_confirmation_is_work() -> None:
     seen = MADE.applied()["a"]
     assert seen.daemon is not None

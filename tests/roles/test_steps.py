@@ -215,6 +215,12 @@ def test_check_mode_asks_nothing_of_a_fresh_host(utils: Any, bundle: Any, role_f
     assert script.asked == []
 
 
+def test_a_warning_before_it_is_not_the_fault(utils: Any) -> None:
+    said = "meshd: warning: RouteUsers: a gap (name it)\nmeshd: RouteUsers: no user ghost here (make it first)\n"
+    found = utils("fault").of_meshd(3, said, "other")
+    assert (found.what, found.hint) == ("RouteUsers: no user ghost here", "make it first")
+
+
 @pytest.mark.parametrize(
     ("exit_code", "stderr", "code"),
     [

@@ -47,8 +47,8 @@ def of_script(exit_code: int, stdout: str, stderr: str) -> Fault:
     return _of_stderr(exit_code, stderr)
 
 
-# `meshd: WHAT: WHY (HINT)`, contracts §3
-_MESHD = re.compile(r"^meshd: (?P<what>.*?)(?: \((?P<hint>[^()]*)\))?$", re.MULTILINE)
+# `meshd: WHAT: WHY (HINT)`, contracts §3; a warning before it is not what failed
+_MESHD = re.compile(r"^meshd: (?!warning: )(?P<what>.*?)(?: \((?P<hint>[^()]*)\))?$", re.MULTILINE)
 
 
 def of_meshd(exit_code: int, stderr: str, otherwise: str) -> Fault:
