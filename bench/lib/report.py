@@ -12,7 +12,7 @@ from .pair import Conditions
 from .peers import Daemon
 
 PEER = "wireguard-go"
-SCHEMA = 2
+SCHEMA = 3
 
 
 class Samples:
