@@ -142,19 +142,29 @@ impl World {
     /// Somebody turns forwarding off on the exit's links and on all of them, and it is put back each time.
     pub fn turn_off_forwarding(&self) {
         let open = self.switches();
-        let all_v6 = "net.ipv6.conf.all.forwarding";
-        let v6 = match self.exit.sh(&format!("sysctl -n {all_v6}")).trim() {
-            "1" => all_v6,
-            _ => "net.ipv6.conf.eth0.force_forwarding",
+        let eth0_v4 = "ipv4/conf/eth0/forwarding";
+        let v6 = match self
+            .exit
+            .sh("cat /proc/sys/net/ipv6/conf/all/forwarding")
+            .trim()
+        {
+            "1" => "ipv6/conf/all/forwarding",
+            _ => "ipv6/conf/eth0/force_forwarding",
         };
-        for off in [
-            "net.ipv4.conf.eth0.forwarding=0",
+        for (off, seen) in [
+            (format!("echo 0 > {eth0_v4}"), eth0_v4),
             // On first, or writing it changes nothing.
-            "net.ipv4.ip_forward=1 net.ipv4.ip_forward=0",
-            &format!("{v6}=0"),
+            (
+                "echo 1 > ipv4/ip_forward; echo 0 > ipv4/ip_forward".to_owned(),
+                eth0_v4,
+            ),
+            (format!("echo 0 > {v6}"), v6),
         ] {
-            self.exit.sh(&format!("sysctl -qw {off}"));
-            assert_ne!(self.switches(), open, "{off}");
+            // Read at once, by the shell itself: it may be put back in a moment.
+            let now = self.exit.sh(&format!(
+                "cd /proc/sys/net; {off}; read now < {seen}; echo $now"
+            ));
+            assert_eq!(now.trim(), "0", "{off}");
             self.exit.until(&format!("put back after {off}"), |_| {
                 self.switches() == open
             });
