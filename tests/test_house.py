@@ -18,12 +18,14 @@ CORE = sorted((PACKAGE / "core").glob("*.py"))
 RIVER = [
     "errors",
     "tree",
+    "spelling",
     "ip",
     "names",
     "users",
     "keys",
     "spec",
     "language",
+    "shape",
     "parse",
     "schema",
     "addresses",
@@ -67,7 +69,7 @@ PURE = {
     "re",
     "typing",
 }
-ONLY_IN = {"pydantic": {"language", "parse"}, "pydantic_core": {"language", "parse"}, "nacl": {"keys"}}
+ONLY_IN = {"pydantic": {"language", "shape"}, "pydantic_core": {"language", "shape"}, "nacl": {"keys"}}
 IMPURE_FUNCTIONS = {"open", "print", "input", "exec", "eval", "breakpoint"}
 IMPURE_METHODS = {"now", "utcnow", "today"}
 

@@ -21,6 +21,8 @@ from ipaddress import (
     ip_network,
 )
 
+from meshctl.core import spelling
+
 Addr = IPv4Address | IPv6Address
 Net = IPv4Network | IPv6Network
 Iface = IPv4Interface | IPv6Interface
@@ -127,7 +129,9 @@ def parse_iface(text: str) -> Iface:
             raise ValueError
         return ip_interface(text)
     except ValueError:
-        raise ValueError(f"{text} is not an address", "write it as 10.20.0.1/32 or fd00:1::1/128") from None
+        raise ValueError(
+            f"{spelling.short(text)} is not an address", "write it as 10.20.0.1/32 or fd00:1::1/128"
+        ) from None
 
 
 def parse_net(text: str) -> Net:
@@ -135,7 +139,9 @@ def parse_net(text: str) -> Net:
     try:
         iface = parse_iface(text)
     except ValueError:
-        raise ValueError(f"{text} is not a network", "write it as 192.168.20.0/24 or fd00:1::/64") from None
+        raise ValueError(
+            f"{spelling.short(text)} is not a network", "write it as 192.168.20.0/24 or fd00:1::/64"
+        ) from None
     if iface.ip != iface.network.network_address:
         raise ValueError(f"{text} has host bits set", f"did you mean {net_text(iface.network)}?")
     return iface.network
@@ -146,7 +152,7 @@ def parse_addr(text: str) -> Addr:
     try:
         addr = ip_address(text)
     except ValueError:
-        raise ValueError(f"{text} is not an IP address", "write it as 10.20.0.1 or fd00:1::1") from None
+        raise ValueError(f"{spelling.short(text)} is not an IP address", "write it as 10.20.0.1 or fd00:1::1") from None
     if isinstance(addr, IPv6Address) and addr.scope_id is not None:
         raise ValueError(f"{text} has a zone", f"write {text.partition('%')[0]}")
     return addr

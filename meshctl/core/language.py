@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from pydantic.annotated_handlers import GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from meshctl.core import ip, names, users
+from meshctl.core import ip, names, spelling, users
 from meshctl.core.spec import At, EndpointWords, KillSwitch, SshAddress, Users, host_port
 
 NOT_YET = {
@@ -98,11 +98,11 @@ def _route(value: object) -> Users | None:
 
 def _user(value: object) -> str:
     if not isinstance(value, str | int) or isinstance(value, bool):
-        raise _fault("user", f"{value!r} is not a user", "write users: [alice, 2000-2999]")
+        raise _fault("user", f"{spelling.value(value)} is not a user", "write users: [alice, 2000-2999]")
     try:
         return users.parse(str(value))
     except ValueError as fault:
-        raise _fault("user", f"{value!r}: {fault.args[0]}", fault.args[1]) from None
+        raise _fault("user", f"{spelling.value(value)}: {fault.args[0]}", fault.args[1]) from None
 
 
 def _listed(value: object) -> list[object]:
@@ -111,8 +111,8 @@ def _listed(value: object) -> list[object]:
 
 def _tcp_port(value: object) -> int:
     kind, _, port = str(value).lower().partition("/")
-    if kind != "tcp" or not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-        raise _fault("port", f"{value!r} is not a TCP service", "write it as tcp/22")
+    if kind != "tcp" or not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+        raise _fault("port", f"{spelling.value(value)} is not a TCP service", "write it as tcp/22")
     return int(port)
 
 
@@ -148,14 +148,16 @@ def _mesh(value: object) -> str:
 def _link(value: object) -> tuple[str, str]:
     sides = [s.strip() for s in _text(value, "a link", '"a -- b"').split("--")]
     if len(sides) != 2 or not all(sides):
-        raise _fault("link", f"{value!r} is not a link", 'write it as "a -- b", a side being a host, a group or *')
+        raise _fault(
+            "link", f"{spelling.value(value)} is not a link", 'write it as "a -- b", a side being a host, a group or *'
+        )
     return sides[0], sides[1]
 
 
 def _full(value: object) -> str:
     if value != "full":
         hint = names.did_you_mean(str(value), ["full"]) or 'write full, {hub: a} or a list like ["a -- b"]'
-        raise _fault("link", f"{value!r} is not a way to link hosts", hint)
+        raise _fault("link", f"{spelling.value(value)} is not a way to link hosts", hint)
     return "full"
 
 
@@ -168,7 +170,7 @@ def _amount(units: dict[str, float], example: str) -> Callable[[object], float]:
     def read(value: object) -> float:
         found = _AMOUNT.fullmatch(str(value).strip())
         if found is None or found[2] not in units:
-            raise _fault("amount", f"{value!r} can't be read", f"write it as {example}")
+            raise _fault("amount", f"{spelling.value(value)} can't be read", f"write it as {example}")
         return float(found[1]) * units[found[2]]
 
     return read

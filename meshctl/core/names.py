@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from ipaddress import IPv4Address
 
+from meshctl.core import spelling
+
 MESH = re.compile(r"[a-z][a-z0-9-]{0,14}")
 LABEL = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -31,7 +33,7 @@ def mesh_name_fault(text: str) -> str | None:
     if text in RESERVED_MESH:
         return f"{text} is a name of the kernel's own"
     if MESH.fullmatch(text) is None:
-        return f"{text!r} can't name a mesh: 1 to 15 of a-z, 0-9 and -, starting with a letter"
+        return f"{spelling.text(text)} can't name a mesh: 1 to 15 of a-z, 0-9 and -, starting with a letter"
     return None
 
 
@@ -40,7 +42,8 @@ def label_fault(text: str, noun: str) -> str | None:
     if text in RESERVED_HOST:
         return f"{text} is {RESERVED_HOST[text]}"
     if LABEL.fullmatch(text) is None:
-        return f"{text!r} can't name a {noun}: 1 to 63 of a-z, 0-9 and -, starting with a letter, not ending with -"
+        rule = "1 to 63 of a-z, 0-9 and -, starting with a letter, not ending with -"
+        return f"{spelling.text(text)} can't name a {noun}: {rule}"
     return None
 
 

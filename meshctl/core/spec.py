@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from meshctl.core import ip, names
+from meshctl.core import ip, names, spelling
 from meshctl.core.errors import Where
 from meshctl.core.ip import Addr, Net
 
@@ -39,13 +39,13 @@ def host_port(text: str, noun: str, example: str) -> tuple[str, int | None]:
         try:
             ip.parse_addr(host)
         except ValueError as fault:
-            raise ValueError(f"{noun} {text!r}: {fault.args[0]}", f"write it as {example}") from None
+            raise ValueError(f"{noun} {spelling.text(text)}: {fault.args[0]}", f"write it as {example}") from None
     elif bracket or not names.is_host_name(host.removesuffix(".")):
-        raise ValueError(f"{text!r} is not {noun}", f"write it as {example}")
+        raise ValueError(f"{spelling.text(text)} is not {noun}", f"write it as {example}")
     if port is None:
         return host, None
-    if not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
-        raise ValueError(f"{port!r} is not a port", "write a number from 1 to 65535")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+        raise ValueError(f"{spelling.text(port)} is not a port", "write a number from 1 to 65535")
     return host, int(port)
 
 
@@ -65,7 +65,7 @@ class SshAddress:
         """
         user, at, rest = text.removeprefix("ssh://").rpartition("@")
         if at and _USER.fullmatch(user) is None:
-            raise ValueError(f"{user!r} is not a user name", "write ssh as user@host.example.com")
+            raise ValueError(f"{spelling.text(user)} is not a user name", "write ssh as user@host.example.com")
         host, port = host_port(rest, "an SSH address", "user@host.example.com:22")
         return cls(host, user or None, port)
 

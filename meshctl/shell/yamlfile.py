@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ruamel.yaml.nodes import Node
 
 _MOST_NODES = 200_000  # a mesh of 1000 hosts has about 10,000
+_MOST_BITS = 1024  # of a number; Python refuses to write one of more than 4300 digits
 _HINTS = (  # words of ruamel.yaml's complaints (its scanner.py, parser.py, composer.py and reader.py), the first counts
     ("'\\t'", "indent with spaces"),
     ("cannot start any token", "put the value in quotes"),
@@ -155,9 +156,12 @@ class _Reader:
 
 
 def _int(text: str) -> int:
-    """YAML 1.2 core schema, 10.3.2: decimal, 0o and 0x."""
+    """YAML 1.2 core schema, 10.3.2: decimal, 0o and 0x. One that Python would not write again stays a text."""
     plain = text.replace("_", "")
-    return int(plain, 0) if plain[:2] in ("0o", "0x") else int(plain, 10)
+    number = int(plain, 0) if plain[:2] in ("0o", "0x") else int(plain, 10)
+    if number.bit_length() > _MOST_BITS:
+        raise ValueError
+    return number
 
 
 def _bool(text: str) -> bool:
