@@ -152,23 +152,34 @@ fn every_key_changes_live_and_who_is_not_concerned_notices_nothing() {
     for (what, to) in &changes {
         there_and_back(&a, to, &confirmed, || look(what));
     }
-    let back = back.end();
     // The host looks in the main table: let it look in another one too while that is used.
     a.sh("ip rule add pref 100 table 4711 && ip -6 rule add pref 100 table 4711");
     there_and_back(&a, &conf(&mesh, "Table = 4711\n", ""), &confirmed, || {
         look("a table")
     });
-    for closed in [
-        "KillSwitch = on\nKillSwitchAllow = tcp/22\n",
-        "KillSwitch = on\nFwMark = 7\n",
-    ] {
-        there_and_back(&a, &conf(&mesh, closed, ""), &confirmed, || {
-            look("the kill switch")
-        });
-    }
+    // What the kernel asks about the way back of a packet that comes in changes with each of these, too.
+    a.sh("sysctl -qw net.ipv4.conf.all.rp_filter=1");
     let all = base.replace("fd77::2/128", "fd77::2/128, 0.0.0.0/0, ::/0");
-    there_and_back(&a, &all, &confirmed, || look("everything through a peer"));
-    let counts = [flow.end(), back];
+    let closed = [
+        (
+            "the kill switch",
+            conf(&mesh, "KillSwitch = on\nKillSwitchAllow = tcp/22\n", ""),
+        ),
+        (
+            "the kill switch and a mark",
+            conf(&mesh, "KillSwitch = on\nFwMark = 7\n", ""),
+        ),
+        ("everything through a peer", all.clone()),
+        (
+            "everything of a user",
+            all.replace("Address", "RouteUsers = 1001\nAddress"),
+        ),
+        ("a way out", conf(&mesh, "Exit = on\n", "")),
+    ];
+    for (what, to) in &closed {
+        there_and_back(&a, to, &confirmed, || look(what));
+    }
+    let counts = [flow.end(), back.end()];
     eprintln!("{} changes there and back: {counts:?}", changes.len());
     for counts in counts {
         assert_eq!(counts.sent, counts.received, "{counts:?}");
