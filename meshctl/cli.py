@@ -18,6 +18,7 @@ import click
 
 from meshctl import options
 from meshctl.cli_lab import lab
+from meshctl.cli_rotate import rotate
 from meshctl.core.errors import Failed, Failure
 from meshctl.screen import Screen
 from meshctl.version import VERSION
@@ -186,7 +187,7 @@ def trust(screen: Screen, /, words: tuple[str, ...], replace: bool, yes: bool, a
     from meshctl import views
     from meshctl.flow import trust as flow
 
-    file, hosts = _file_and_hosts(words)
+    file, hosts = options.file_and_hosts(words)
     if replace and not hosts:
         raise Failed("--replace needs the hosts by name", "meshctl trust HOST --replace")
 
@@ -304,7 +305,7 @@ def render(screen: Screen, /, words: tuple[str, ...], as_json: bool, **given: op
     """
     from meshctl.flow import river
 
-    file, rest = _file_and_hosts(words)
+    file, rest = options.file_and_hosts(words)
     if len(rest) != 1:
         raise click.UsageError("render writes into one folder: meshctl render DIR")
     desired = river.render(options.run_of(screen, file, given), Path(rest[0]))
@@ -435,11 +436,5 @@ def _status(screen: Screen, file: Path | None, *, as_json: bool, given: options.
     return 1 if strict and not found.healthy else 0
 
 
-def _file_and_hosts(words: Sequence[str]) -> tuple[Path | None, tuple[str, ...]]:
-    """`[FILE] WORD...`: the first word is the file when it looks like one."""
-    if words and words[0].endswith((".yaml", ".yml")):
-        return Path(words[0]), tuple(words[1:])
-    return None, tuple(words)
-
-
 cli.add_command(lab)
+cli.add_command(rotate)

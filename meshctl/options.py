@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -89,6 +89,13 @@ def help_instead(context: click.Context) -> int:
     screen: Screen = context.obj
     screen.talk((("", line),) for line in context.get_help().splitlines())
     return 1
+
+
+def file_and_hosts(words: Sequence[str]) -> tuple[Path | None, tuple[str, ...]]:
+    """`[FILE] WORD...`: the first word is the file when it looks like one."""
+    if words and words[0].endswith((".yaml", ".yml")):
+        return Path(words[0]), tuple(words[1:])
+    return None, tuple(words)
 
 
 def run_of(screen: Screen, file: Path | None, given: Given) -> Run:

@@ -6,16 +6,19 @@ printed and never carries meaning alone: the glyphs `+ ~ - = !` do.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from meshctl.core import planjson
+from meshctl.core import planjson, rotation
 from meshctl.core.changes import Change
 from meshctl.core.errors import Failed, HostError, Invalid, Problem
-from meshctl.core.mesh import Finding, Mesh
+from meshctl.core.mesh import Finding, Mesh, changing
 from meshctl.core.plan import Action, HostPlan, Plan
 from meshctl.core.spec import Pair
 from meshctl.core.status import HostStatus, LinkStatus, State, Status, to_json
+from meshctl.flow.rotating import Rotating, Step
 from meshctl.flow.safely import HostOutcome, Interrupted, Outcome, Result
 from meshctl.flow.trust import Shown, Trusted
 
@@ -30,6 +33,7 @@ _ACTIONS = {
     Action.NONE: ("=", "dim", "as it should be"),
 }
 _MOST_PAIRS = 12  # a big mesh's reach is counted, not listed
+_KEY = re.compile(r"(own |peer .*: )(next )?(?:public|pre-shared) key")  # of core/changes.py
 
 
 def line(text: str, style: str = "") -> Line:
@@ -86,6 +90,52 @@ def outcome(outcome: Outcome) -> Iterator[Line]:
         yield line("rolled back: nothing was kept on any host, because", "error")
         for why in outcome.rolled_back:
             yield (("error", "! "), ("", why))
+
+
+def rotating(begun: Rotating) -> Iterator[Line]:
+    """Which keys change, and the plan of the step that comes first."""
+    whose = _some(begun.hosts)
+    links = (
+        f"new pre-shared keys for all links (epoch {begun.psk_epoch - 1} -> {begun.psk_epoch})"
+        if begun.psk_epoch is not None
+        else ""
+    )
+    parts = "; ".join(filter(None, (f"new key pairs for {whose}" if whose else "", links)))
+    head = "going on with a change of keys: " if begun.begun else ""
+    yield line(f"{head}{parts or 'the old ones go'}", "bold")
+    shown = begun.planned.plan
+    yield from plan(replace(shown, findings=tuple(f for f in shown.findings if f.code != "rotation")))
+
+
+def step(step: Step) -> Iterator[Line]:
+    """What became of a step of a change of keys; the links when there is no other step to come."""
+    if not step.outcome.rolled_back and rotation.may_move(step.lock):
+        yield from outcome(replace(step.outcome, status=None))
+        yield line("every host knows the next keys; now the old ones go")
+        return
+    yield from outcome(step.outcome)
+    if step.outcome.status is None:
+        for finding in changing(step.lock):
+            yield from _finding(finding)
+    if step.lock.rotation is None:
+        yield line("the keys are changed; the old ones are of no use any more, at the latest 15 s from now", "bold")
+
+
+def rotating_json(begun: Rotating) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "stage": str(begun.stage),
+        "begun": begun.begun,
+        "hosts": list(begun.hosts),
+        "psk_epoch": begun.psk_epoch,
+    }
+
+
+def step_json(step: Step) -> dict[str, Any]:
+    """`rotation` is what is left to do: null when nothing is."""
+    left = step.lock.rotation
+    waits = {"stage": str(left.stage), "waits_for": sorted(left.waits_for)} if left is not None else None
+    return {"stage": str(step.stage), **outcome_json(step.outcome), "rotation": waits}
 
 
 def links(status: Status) -> Iterator[Line]:
@@ -249,8 +299,28 @@ def _host_plan(host: HostPlan, width: int) -> Iterator[Line]:
         return
     glyph, style, word = _ACTIONS[host.action]
     yield ((style, f"{glyph} "), ("bold", host.host.ljust(width)), (style, f"  {word}"))
-    for change in host.changes:
+    told, rest = _key_changes(host.changes)
+    yield from told
+    for change in rest:
         yield _change(change)
+
+
+def _key_changes(changes: Sequence[Change]) -> tuple[list[Line], list[Change]]:
+    """What a change of keys under way does to a host, as one line, since nobody compares hundreds of keys by eye; and
+    the changes that are something else.
+    """
+    keys = {c: found for c in changes if not c.drift and (found := _KEY.fullmatch(c.what)) is not None}
+    coming = [found[1] for c, found in keys.items() if found[2] and c.before is None]
+    if coming:
+        style, what = "add", "+ next keys, beside the current ones"
+        rest = [c for c in changes if not (c in keys and keys[c][2])]
+    elif coming := [found[1] for c, found in keys.items() if found[2] and c.after is None]:
+        style, what = "change", "~ keys, the next ones alone"
+        rest = [c for c in changes if c not in keys]
+    else:
+        return [], list(changes)
+    whose = ", ".join(dict.fromkeys(label.removeprefix("peer ").rstrip(": ") for label in coming))
+    return [((style, f"    {what[:2]}"), ("", f"{what[2:]}: {whose}"))], rest
 
 
 def _change(change: Change) -> Line:
@@ -309,6 +379,10 @@ def _age(seconds: float) -> str:
 def _pairs(pairs: Sequence[Pair]) -> str:
     shown = ", ".join(f"{a} -- {b}" for a, b in pairs[:_MOST_PAIRS])
     return shown + (f" and {len(pairs) - _MOST_PAIRS} more" if len(pairs) > _MOST_PAIRS else "")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= _MOST_PAIRS else f"{len(names)} hosts"
 
 
 def _noun(word: str, count: int) -> str:

@@ -30,6 +30,7 @@ RIVER = [
     "schema",
     "addresses",
     "lock",
+    "rotation",
     "topology",
     "mesh",
     "wgconf",

@@ -45,8 +45,14 @@ class Bundle:
 def render(mesh: Mesh, ring: KeyRing, version: str) -> dict[str, Bundle]:
     """A bundle for each host of the mesh. Invalid when the ring lacks a key; flow grows it first."""
     lacking = [name for name in mesh.hosts if name not in ring.private]
-    if lacking or ring.psk_root is None:
-        what = f"mesh.keys lacks {', '.join([*lacking, *([] if ring.psk_root else ['the PSK root'])])}"
+    lacking += [
+        f"the next key of {name}"
+        for name, host in mesh.hosts.items()
+        if host.next_public_key is not None and name not in ring.next_private
+    ]
+    lacking += [] if ring.psk_root else ["the PSK root"]
+    if lacking:
+        what = f"mesh.keys lacks {', '.join(lacking)}"
         raise Invalid([Problem(what, None, "restore mesh.keys from your backup", "keys")])
     return {name: _bundle(name, mesh.name, version, configure(mesh, host, ring)) for name, host in mesh.hosts.items()}
 
@@ -58,9 +64,14 @@ def absent(mesh_name: str, host: str, version: str) -> Bundle:
 
 def configure(mesh: Mesh, host: Host, ring: KeyRing) -> WgConf:
     """The configuration of one host: its own private key, and a pre-shared key for each of its links."""
-    root = ring.psk_root
+
+    def shared(peer: str, epoch: int | None) -> Secret[bytes] | None:
+        root = ring.root(epoch) if epoch is not None else None
+        return psk(root, host.name, peer, epoch) if root is not None and epoch is not None else None
+
     return WgConf(
         private_key=ring.private[host.name],
+        next_private_key=ring.next_private[host.name] if host.next_public_key is not None else None,
         name=host.name,
         addresses=tuple(ip_interface(a) for a in host.addresses),
         listen_port=host.port,
@@ -77,7 +88,9 @@ def configure(mesh: Mesh, host: Host, ring: KeyRing) -> WgConf:
             WgPeer(
                 name=peer.name,
                 public_key=peer.public_key,
-                preshared_key=psk(root, host.name, peer.name, mesh.psk_epoch) if root is not None else None,
+                next_public_key=peer.next_public_key,
+                preshared_key=shared(peer.name, mesh.psk_epoch),
+                next_preshared_key=shared(peer.name, mesh.next_psk_epoch),
                 allowed_ips=peer.allowed_ips,
                 endpoint=peer.endpoint,
                 keepalive_s=peer.keepalive_s,

@@ -109,9 +109,12 @@ def _by_name(lines: tuple[str, ...]) -> dict[str, list[str]]:
 
 def _labelled(peers: tuple[PublicPeer, ...], names: Mapping[PublicKey, str]) -> dict[str, PublicPeer]:
     """Peers by the name of their host; else by the name the configuration gives them, else by their key."""
-    labelled = {names[p.public_key]: p for p in peers if p.public_key in names}
+    # a peer whose next key is the current one by now is still the same host
+    both = {p: names.get(p.public_key) or names.get(p.next_public_key or p.public_key) for p in peers}
+    known = {peer: name for peer, name in both.items() if name is not None}
+    labelled = {name: p for p, name in known.items()}
     for peer in peers:
-        if peer.public_key not in names:
+        if peer not in known:
             label = peer.name if peer.name and peer.name not in labelled else str(peer.public_key)
             labelled[label] = peer
     return labelled

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2s
 from typing import Generic, NoReturn, TypeVar
 
@@ -75,14 +75,39 @@ PrivateKey = Secret[bytes]
 
 
 @dataclass(frozen=True, slots=True)
+class NextRoot:
+    """The root of the pre-shared keys from this epoch on."""
+
+    epoch: int
+    key: PrivateKey
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRing:
-    """What mesh.keys holds: a private key for each host's name, and the root of the pre-shared keys."""
+    """What mesh.keys holds: a private key for each host's name, and the root of the pre-shared keys; while keys are
+    being changed also those that they change to.
+    """
 
     private: Mapping[str, PrivateKey] = field(default_factory=dict)
     psk_root: PrivateKey | None = None
+    next_private: Mapping[str, PrivateKey] = field(default_factory=dict)
+    next_root: NextRoot | None = None
 
     def public(self) -> dict[str, PublicKey]:
         return {name: public_of(key) for name, key in self.private.items()}
+
+    def root(self, epoch: int) -> PrivateKey | None:
+        """The root of the pre-shared keys of this epoch."""
+        later = self.next_root
+        return later.key if later is not None and epoch >= later.epoch else self.psk_root
+
+    def only(self, names: Iterable[str]) -> KeyRing:
+        """The ring without the keys of other hosts."""
+        kept = set(names)
+        private, following = (
+            {name: key for name, key in keys.items() if name in kept} for keys in (self.private, self.next_private)
+        )
+        return replace(self, private=private, next_private=following)
 
 
 def decode(text: str) -> bytes:
@@ -141,20 +166,50 @@ def grow(ring: KeyRing, random: Mapping[str, bytes], root: bytes | None = None) 
     """
     new = {name: private_key(drawn) for name, drawn in random.items() if name not in ring.private}
     psk_root = ring.psk_root or (Secret(root) if root is not None else None)
-    return KeyRing(dict(ring.private) | new, psk_root)
+    return replace(ring, private=dict(ring.private) | new, psk_root=psk_root)
 
 
-def check(ring: KeyRing, locked: Mapping[str, PublicKey], file: str) -> None:
-    """Every locked host's private key is in the ring and is the one that was locked; else Invalid, never a new key."""
+def announce(ring: KeyRing, random: Mapping[str, bytes], root: NextRoot | None) -> KeyRing:
+    """The ring with a next key for each name in `random`, and a next root when there is to be one."""
+    return replace(ring, next_private={name: private_key(drawn) for name, drawn in random.items()}, next_root=root)
+
+
+def settled(
+    ring: KeyRing, current: Mapping[str, PublicKey], following: Mapping[str, PublicKey], epoch: int, to: int | None
+) -> KeyRing:
+    """The ring as mesh.lock has it: its keys current, its next ones next, and none that nothing knows any more.
+
+    The two files are written one after the other; a run that ended in between left a next key that is current by now,
+    or one that nobody was told of.
+    """
+    if not ring.next_private and ring.next_root is None:
+        return ring
+    private = {n: _of(ring, n, current[n]) or key if n in current else key for n, key in ring.private.items()}
+    coming = {name: key for name, public in following.items() if (key := _of(ring, name, public)) is not None}
+    later = ring.next_root if ring.next_root is not None and ring.next_root.epoch == to else None
+    return KeyRing(private, ring.root(epoch), coming, later)
+
+
+def check(
+    ring: KeyRing, locked: Mapping[str, PublicKey], file: str, following: Mapping[str, PublicKey] | None = None
+) -> None:
+    """The private key of every locked one, and of every `following` one, is in the ring; else Invalid, never a new
+    key.
+    """
     problems = []
-    for name, public in sorted(locked.items()):
-        private = ring.private.get(name)
-        if private is None:
+    for name, public in sorted((*locked.items(), *(following or {}).items())):
+        if name not in ring.private:
             what = f"{file} has no private key for {name}, which mesh.lock knows"
-        elif public_of(private) != public:
+        elif _of(ring, name, public) is None:
             what = f"{file} has another key for {name} than mesh.lock"
         else:
             continue
         problems.append(Problem(what, Where(file), f"restore {file} from your backup", "keys"))
     if problems:
         raise Invalid(problems)
+
+
+def _of(ring: KeyRing, name: str, public: PublicKey) -> PrivateKey | None:
+    """The private key of this public one, whichever of the host's two it is."""
+    keys = (ring.private.get(name), ring.next_private.get(name))
+    return next((key for key in keys if key is not None and public_of(key) == public), None)

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import TypeVar
 
 from meshctl.core import ip, names, tree
@@ -36,6 +37,27 @@ class LockedHost:
     port: int
     public_key: PublicKey
     ssh_host_keys: tuple[str, ...] = ()
+    next_public_key: PublicKey | None = None
+
+
+class Stage(StrEnum):
+    """How far a change of keys is. ANNOUNCE: the next keys are told beside the current ones. MOVE: they are the current
+    ones, and the old ones are being taken out.
+    """
+
+    ANNOUNCE = "announce"
+    MOVE = "move"
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """A change of keys under way (core/rotation.py). `psk_epoch` is the next one; None when that doesn't change, and
+    after ANNOUNCE. `waits_for` are the hosts that aren't known to have what this stage brings.
+    """
+
+    stage: Stage
+    psk_epoch: int | None = None
+    waits_for: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +71,7 @@ class Lock:
     hosts: Mapping[str, LockedHost] = field(default_factory=dict)
     leaving: Mapping[str, LockedHost] = field(default_factory=dict)
     pins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    rotation: Rotation | None = None
 
     def ssh_host_keys(self, name: str) -> tuple[str, ...]:
         host = self.hosts.get(name) or self.leaving.get(name)
@@ -57,6 +80,11 @@ class Lock:
     def public_keys(self) -> dict[str, PublicKey]:
         """The keys of all hosts, leaving ones too."""
         return {name: h.public_key for name, h in sorted((dict(self.leaving) | dict(self.hosts)).items())}
+
+    def next_public_keys(self) -> dict[str, PublicKey]:
+        """The keys that hosts are changing to."""
+        known = dict(self.leaving) | dict(self.hosts)
+        return {name: h.next_public_key for name, h in sorted(known.items()) if h.next_public_key is not None}
 
 
 def pin(lock: Lock, name: str, keys: Iterable[str]) -> Lock:
@@ -80,6 +108,7 @@ def format(lock: Lock) -> str:
     lines += ["networks:" if lock.networks else "networks: []"]
     lines += [f"  - {_quoted(ip.net_text(n))}" for n in lock.networks]
     lines += [f"next: {lock.next}", f"psk_epoch: {lock.psk_epoch}"]
+    lines += _rotation(lock.rotation) if lock.rotation is not None else []
     for title, hosts in (("hosts", lock.hosts), ("leaving", lock.leaving)):
         if hosts:
             lines.append(f"{title}:")
@@ -87,6 +116,8 @@ def format(lock: Lock) -> str:
             lines += [f"  {_quoted(name)}:", f"    ssh: {_quoted(host.ssh)}"]
             lines += _list("    ", "addresses", map(ip.addr_text, host.addresses))
             lines += [f"    port: {host.port}", f"    public_key: {_quoted(str(host.public_key))}"]
+            if host.next_public_key is not None:
+                lines.append(f"    next_public_key: {_quoted(str(host.next_public_key))}")
             lines += _list("    ", "ssh_host_keys", host.ssh_host_keys)
     if lock.pins:
         lines.append("pins:")
@@ -103,6 +134,7 @@ def read(document: tree.Tree, file: str) -> Lock:
 
 # YAML 1.2 core schema: what is written plain must come back as the same string, also in a YAML 1.1 reader
 _PLAIN = re.compile(r"[a-z][a-z0-9-]*|\d+\.\d+\.\d+\.\d+(/\d+)?")
+_TOP = {"schema", "mesh", "networks", "next", "psk_epoch", "rotation", "hosts", "leaving", "pins"}
 _WORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
 
 
@@ -118,12 +150,18 @@ def _list(indent: str, key: str, items: Iterable[str]) -> list[str]:
     return [f"{indent}{key}:", *lines] if lines else [f"{indent}{key}: []"]
 
 
+def _rotation(rotation: Rotation) -> list[str]:
+    lines = ["rotation:", f"  stage: {rotation.stage}"]
+    lines += [f"  psk_epoch: {rotation.psk_epoch}"] if rotation.psk_epoch is not None else []
+    return lines + _list("  ", "waits_for", sorted(rotation.waits_for))
+
+
 class _Reader:
     def __init__(self, file: str, problems: list[Problem]) -> None:
         self.file, self.problems = file, problems
 
     def lock(self, root: tree.Tree) -> Lock:
-        top = self.map(root, {"schema", "mesh", "networks", "next", "psk_epoch", "hosts", "leaving", "pins"})
+        top = self.map(root, _TOP)
         schema = self.whole(top, root, "schema")
         if not self.problems and schema != SCHEMA:
             hint = "use the meshctl that wrote it, or a newer one"
@@ -138,9 +176,12 @@ class _Reader:
             hosts=self.hosts(top.get("hosts")),
             leaving=self.hosts(top.get("leaving")),
             pins=self.pins(top.get("pins")),
+            rotation=self.rotation(top.get("rotation")),
         )
         if both := sorted(set(lock.hosts) & set(lock.leaving)):
             self.add(root, f"{', '.join(both)} is both a host and leaving", "delete it under leaving:")
+        if lock.next_public_keys() and (lock.rotation is None or lock.rotation.stage is not Stage.ANNOUNCE):
+            self.add(root, "next_public_key stands in it, and no rotation announces it")
         if self.problems:
             raise Invalid(self.problems)
         return lock
@@ -151,24 +192,36 @@ class _Reader:
         if node is None:
             return found
         for name, value in self.map(node, None).items():
-            words = self.map(value, {"ssh", "addresses", "port", "public_key", "ssh_host_keys"})
+            words = self.map(value, {"ssh", "addresses", "port", "public_key", "next_public_key", "ssh_host_keys"})
             before = len(self.problems)
             key = self.text(words, value, "public_key", PublicKey.parse)
             if (fault := names.label_fault(name, "host")) is not None:
                 self.add(value, fault)
-            if len(self.problems) == before and owner.setdefault(key, name) != name:
-                what = f"{name} has the public key of {owner[key]}"
-                self.add(
-                    words["public_key"], what, "two hosts with one key can't be told apart; restore mesh.lock from git"
-                )
+            coming = self.text(words, value, "next_public_key", PublicKey.parse) if "next_public_key" in words else None
+            for held in (key, coming) if len(self.problems) == before else ():
+                if held is not None and owner.setdefault(held, name) != name:
+                    what = f"{name} has the public key of {owner[held]}"
+                    hint = "two hosts with one key can't be told apart; restore mesh.lock from git"
+                    self.add(words["public_key"], what, hint)
             found[name] = LockedHost(
                 ssh=self.text(words, value, "ssh", _ssh),
                 addresses=self.texts(words, "addresses", ip.parse_addr),
                 port=self.whole(words, value, "port"),
                 public_key=key,
                 ssh_host_keys=self.texts(words, "ssh_host_keys", _pin),
+                next_public_key=coming,
             )
         return found
+
+    def rotation(self, node: tree.Tree | None) -> Rotation | None:
+        if node is None:
+            return None
+        words = self.map(node, {"stage", "psk_epoch", "waits_for"})
+        stage = self.text(words, node, "stage", _stage)
+        epoch = self.whole(words, node, "psk_epoch") if "psk_epoch" in words else None
+        if "waits_for" not in words:  # nobody may be taken for ready because a line is missing
+            self.add(node, "waits_for is missing")
+        return Rotation(stage, epoch, frozenset(self.texts(words, "waits_for", str)))
 
     def pins(self, node: tree.Tree | None) -> dict[str, tuple[str, ...]]:
         words = self.map(node, None) if node is not None else {}
@@ -210,7 +263,10 @@ class _Reader:
         if not isinstance(node, tree.Seq):
             self.add(node, f"{key} must be a list")
             return ()
-        made = [self.make(i, key, i.text, make) if isinstance(i, tree.Scalar) else None for i in node.items]
+        for item in node.items:
+            if not isinstance(item, tree.Scalar):
+                self.add(item, f"{key} must be a list of texts")
+        made = [self.make(i, key, i.text, make) for i in node.items if isinstance(i, tree.Scalar)]
         return tuple(m for m in made if m is not None)
 
     def make(self, node: tree.Scalar, key: str, text: str, make: Callable[[str], T]) -> T | None:
@@ -229,6 +285,12 @@ def _mesh(text: str) -> str:
     if (fault := names.mesh_name_fault(text)) is not None:
         raise ValueError(fault)
     return text
+
+
+def _stage(text: str) -> Stage:
+    if text not in list(Stage):
+        raise ValueError(f"it is neither {' nor '.join(Stage)}")
+    return Stage(text)
 
 
 def _ssh(text: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
-from meshctl.core import ip
+from meshctl.core import ip, rotation
 from meshctl.core.addresses import Allotment, allot, derive
 from meshctl.core.errors import Invalid, Problem
 from meshctl.core.keys import PublicKey
@@ -44,6 +44,7 @@ class Peer:
     allowed_ips: tuple[ip.Net, ...]
     endpoint: ip.Endpoint | None
     keepalive_s: int = 0
+    next_public_key: PublicKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Host:
     kill_switch: KillSwitch | None = None
     exit: bool = False
     route: Route | None = None
+    next_public_key: PublicKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Finding:
 @dataclass(frozen=True, slots=True)
 class Mesh:
     """`links` are the pairs that are each other's peers; `reach` holds every pair that can talk: None directly, else
-    the hub.
+    the hub. `next_psk_epoch` is told beside `psk_epoch` while the pre-shared keys are being changed.
     """
 
     name: str
@@ -89,6 +91,16 @@ class Mesh:
     reach: Mapping[Pair, str | None]
     psk_epoch: int
     findings: tuple[Finding, ...] = ()
+    next_psk_epoch: int | None = None
+
+    def announced_to(self) -> frozenset[str]:
+        """The hosts that are told a next key: their own, that of a peer, or a link's."""
+        return frozenset(
+            name
+            for name, host in self.hosts.items()
+            if host.next_public_key is not None
+            or any(self.next_psk_epoch is not None or peer.next_public_key is not None for peer in host.peers)
+        )
 
     def reached_by(self, name: str) -> tuple[str, ...]:
         """The other hosts that this one can talk with."""
@@ -122,6 +134,7 @@ def resolve(
         raise Invalid(problems)
     reach = _reach(spec, shape, frozenset(live))
     linked = _linked(spec.hosts, live)
+    following = before.next_public_keys()
     hosts = {
         name: Host(
             name=name,
@@ -137,6 +150,7 @@ def resolve(
                 allotted=allotted,
                 endpoints=endpoints,
                 public_keys=public_keys,
+                following=following,
             ),
             mtu=host.mtu,
             nat=host.nat,
@@ -148,12 +162,21 @@ def resolve(
             kill_switch=host.kill_switch,
             exit=host.exit,
             route=host.route,
+            next_public_key=following.get(name),
         )
         for name, host in sorted(spec.hosts.items())
     }
     findings = (*_no_paths(shape, live, reach), *_lans_of_ipv6(spec))
-    mesh = Mesh(spec.mesh, allotted.networks, hosts, live, reach, before.psk_epoch, findings)
-    return mesh, _next_lock(mesh, before, allotted)
+    coming = before.rotation.psk_epoch if before.rotation is not None else None
+    mesh = Mesh(spec.mesh, allotted.networks, hosts, live, reach, before.psk_epoch, findings, coming)
+    after = _next_lock(mesh, before, allotted)
+    return replace(mesh, findings=(*findings, *changing(after))), after
+
+
+def changing(lock: Lock) -> tuple[Finding, ...]:
+    """A change of keys that is under way, as a finding."""
+    said = rotation.said(lock)
+    return () if said is None else (Finding("rotation", *said),)
 
 
 def _check_lock(spec: Spec, lock: Lock, public_keys: Mapping[str, PublicKey]) -> None:
@@ -312,6 +335,7 @@ def _peers(
     allotted: Allotment,
     endpoints: _Endpoints,
     public_keys: Mapping[str, PublicKey],
+    following: Mapping[str, PublicKey],
 ) -> tuple[Peer, ...]:
     def networks(name: str) -> list[ip.Net]:
         own = [ip.single(a) for a in allotted.addresses[name]]
@@ -332,6 +356,7 @@ def _peers(
             allowed_ips=ip.sort_nets(nets),
             endpoint=endpoints.of(name, host.name),
             keepalive_s=endpoints.keepalive_s(host.name, name),
+            next_public_key=following.get(name),
         )
         for name, nets in sorted(behind.items())
     )
@@ -371,10 +396,19 @@ def _lans_of_ipv6(spec: Spec) -> tuple[Finding, ...]:
 
 def _next_lock(mesh: Mesh, before: Lock, allotted: Allotment) -> Lock:
     hosts = {
-        name: LockedHost(str(h.ssh), h.addresses, h.port, h.public_key, before.ssh_host_keys(name))
+        name: LockedHost(str(h.ssh), h.addresses, h.port, h.public_key, before.ssh_host_keys(name), h.next_public_key)
         for name, h in mesh.hosts.items()
     }
     known = dict(before.leaving) | dict(before.hosts)
     leaving = {name: h for name, h in sorted(known.items()) if name not in hosts}
     pins = {name: keys for name, keys in before.pins.items() if name not in hosts}
-    return replace(before, networks=mesh.networks, next=allotted.next, hosts=hosts, leaving=leaving, pins=pins)
+    under_way = rotation.members(before.rotation, before.hosts, hosts, mesh.announced_to())
+    return replace(
+        before,
+        networks=mesh.networks,
+        next=allotted.next,
+        hosts=hosts,
+        leaving=leaving,
+        pins=pins,
+        rotation=under_way,
+    )

@@ -98,7 +98,8 @@ def diff(
     Hosts of the lock that mesh.yaml no longer has are planned for removal. A host without a report (or outside the
     limit) is left alone, and counts as unknown where reach is judged.
     """
-    names = {key: name for name, key in lock.public_keys().items()} | {h.public_key: n for n, h in mesh.hosts.items()}
+    names = {key: name for name, key in lock.next_public_keys().items()}
+    names |= {key: name for name, key in lock.public_keys().items()} | {h.public_key: n for n, h in mesh.hosts.items()}
     wanted = [n for n in (*mesh.hosts, *lock.leaving) if n in reports and (limit is None or n in limit)]
     plans = []
     for name in sorted(set(wanted)):
@@ -186,7 +187,9 @@ def _of_another(report: Report, own: PublicKey, fingerprints: frozenset[str] = f
     Told by its key there. A key that was rotated half-way is no other mesh: the pre-shared keys are still ours.
     """
     conf = report.daemon.conf.public if report.daemon is not None else None
-    if conf is None or conf.public_key is None or own in (conf.public_key, *(p.public_key for p in conf.peers)):
+    if conf is None or conf.public_key is None:
+        return False
+    if own in (conf.public_key, conf.next_public_key, *(p.public_key for p in conf.peers)):
         return False
     return fingerprints.isdisjoint({p.preshared_key for p in conf.peers if p.preshared_key})
 

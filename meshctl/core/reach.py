@@ -37,11 +37,13 @@ class _View:
     def __init__(self, conf: PublicConf | None) -> None:
         peers = conf.peers if conf is not None else ()
         self.relay = conf is not None and conf.relay
-        self.peers: dict[PublicKey, PublicPeer] = {p.public_key: p for p in peers}
-        self.carrier = {net: p.public_key for p in peers for net in p.allowed_ips}
+        # while keys are being changed a peer has two, and either is the host's
+        self.peers: dict[PublicKey | None, PublicPeer] = {p.next_public_key: p for p in peers}
+        self.peers |= {p.public_key: p for p in peers}
+        self.carrier = {net: p for p in peers for net in p.allowed_ips}
         self.wide = sorted((n for n in self.carrier if n.prefixlen < n.max_prefixlen), key=lambda n: -n.prefixlen)
 
-    def through(self, addr: ip.Addr) -> PublicKey | None:
+    def through(self, addr: ip.Addr) -> PublicPeer | None:
         """The peer that packets to this address go through: the longest prefix."""
         single = ip.single(addr)
         if single in self.carrier:
@@ -78,4 +80,5 @@ class _Net:
         view = self._views.get(a)
         if view is None:
             return True
-        return any(view.through(addr) == self._known[through].public_key for addr in self._known[to].addresses)
+        carrier = view.peers.get(self._known[through].public_key)
+        return carrier is not None and any(view.through(addr) is carrier for addr in self._known[to].addresses)

@@ -139,7 +139,10 @@ def _seen(mesh: Mesh, name: str, peer: str, vitals: Mapping[str, Vitals | HostEr
     if said.state != "running":
         return f"meshd isn't running on {name}"
     key = str(mesh.hosts[peer].public_key)
-    return next((p for p in said.peers if p.public_key == key), f"{name} doesn't know {peer}: run meshctl apply")
+    return next(
+        (p for p in said.peers if key in (p.public_key, p.next_public_key)),
+        f"{name} doesn't know {peer}: run meshctl apply",
+    )
 
 
 def _state(ends: list[PeerVitals]) -> State:

@@ -2,7 +2,8 @@
 
 What the file says of a host is kept (names, endpoints, NAT, places, site networks, the user and its sudo), so that the
 rehearsal's configurations are the ones the real hosts would get. Only the way in differs: the lab's own addresses, keys
-and host keys, none of which ever enters mesh.lock.
+and host keys, none of which ever enters mesh.lock. A change of keys is rehearsed on copies of mesh.lock and mesh.keys
+that the lab keeps: else the real hosts would be left without a step of it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from pathlib import Path
 from meshctl.core.errors import Failed, HostError
 from meshctl.core.ip import net_text
 from meshctl.core.spec import HostSpec, Spec
-from meshctl.shell import lab, sshconfig
+from meshctl.shell import lab, meshdir, sshconfig
 from meshctl.shell.lab import LabAddress, LabHost, LabOptions, LabStatus
+from meshctl.shell.meshdir import MeshDir
 from meshctl.shell.sshconfig import Road
 
 
@@ -38,6 +40,22 @@ def status(spec: Spec) -> LabStatus:
 def down(spec: Spec) -> bool:
     """Take the lab away; False when there was none."""
     return lab.down(spec.mesh)
+
+
+def own(mesh: MeshDir, name: str) -> MeshDir:
+    """The mesh's files, with the lock and the keys of its lab where that has its own."""
+    aside = MeshDir(mesh.yaml, lab.aside(name))
+    return aside if aside.lock.exists() else mesh
+
+
+def part(mesh: MeshDir, name: str) -> MeshDir:
+    """The mesh's files with a lock and keys of the lab's own: what is done to them there is a rehearsal, and gone with
+    the lab.
+    """
+    aside = MeshDir(mesh.yaml, lab.aside(name))
+    if mesh.aside is None:
+        meshdir.copy(mesh, aside)
+    return aside
 
 
 def roads(spec: Spec) -> dict[str, Road]:

@@ -103,7 +103,7 @@ def read(run: Run, *, secrets: bool = True) -> Files:
         hint = f"restore {run.mesh.keys.name} from your backup; only to start anew delete {run.mesh.lock.name} too"
         raise Invalid([Problem(what, Where(shown), hint, "keys")])
     if ring is not None:
-        keys.check(ring, public, shown)
+        keys.check(ring, public, shown, locked.next_public_keys() if locked else {})
     return Files(spec, locked, ring, password)
 
 
@@ -116,15 +116,19 @@ def meant(files: Files, places: Mapping[str, Place]) -> tuple[Mesh, Lock]:
 
 def desire(files: Files, places: Mapping[str, Place], ports: Mapping[str, frozenset[int]]) -> Desired:
     """Resolve and render. Keys that don't exist yet are drawn here and live in memory until `persist`."""
-    ring = keyring.grown(files.ring or KeyRing(), files.spec.hosts)
+    ring = files.ring or KeyRing()
+    if (locked := files.lock) is not None:
+        coming = locked.rotation.psk_epoch if locked.rotation is not None else None
+        ring = keys.settled(ring, locked.public_keys(), locked.next_public_keys(), locked.psk_epoch, coming)
+    ring = keyring.grown(ring, files.spec.hosts)
     resolved, locked = mesh.resolve(files.spec, files.lock, ring.public(), places, ports)
     return Desired(resolved, locked, ring, bundle.render(resolved, ring, VERSION))
 
 
-def persist(run: Run, files: Files, locked: Lock, ring: KeyRing) -> None:
+def persist(run: Run, files: Files, locked: Lock, ring: KeyRing | None) -> None:
     """Write what must not be lost, before the first host is touched; a file that is right already is left alone."""
     encrypted = keyring.is_encrypted(run.mesh.keys)
-    if ring != files.ring or (files.password is not None and not encrypted):
+    if ring is not None and (ring != files.ring or (files.password is not None and not encrypted)):
         keyring.write(run.mesh.keys, ring, files.password)
     if locked != files.lock:
         meshdir.write(run.mesh.lock, lock.format(locked))
@@ -172,8 +176,8 @@ class Session:
     """One run against the hosts; a context manager, which closes the connections."""
 
     def __init__(self, run: Run, *, secrets: bool = True) -> None:
-        self.run = run
-        self.files = read(run, secrets=secrets)
+        self.run = replace(run, mesh=labs.own(run.mesh, read_spec(run).mesh)) if run.lab else run
+        self.files = read(self.run, secrets=secrets)
         self.hosts = self._chosen()
         lab = labs.roads(self.files.spec) if run.lab else None  # enters the lab: before any thread is made
         found = _roads(self.files)
@@ -197,10 +201,18 @@ class Session:
         seen = observe(self.pool, self.roads, self.files.spec.mesh, lambda host: told.step(host, "observe", "done"))
         return seen | {name: fault for name, fault in self.faults.items() if name in self.hosts}
 
-    def desire(self, reports: Mapping[str, Report | HostError]) -> Desired:
-        """The desired mesh; a new host's port avoids the ones in use there. Pins that known_hosts held are kept."""
+    def keep(self, locked: Lock, ring: KeyRing | None = None) -> None:
+        """Write the lock, and the ring if there is another one, and go on with them."""
+        ring = ring or self.files.ring
+        persist(self.run, self.files, locked, ring)
+        self.files = replace(self.files, lock=locked, ring=ring)
+
+    def desire(self, reports: Mapping[str, Report | HostError], files: Files | None = None) -> Desired:
+        """The desired mesh, of these files or of those on disk; a new host's port avoids the ones in use there. Pins
+        that known_hosts held are kept.
+        """
         ports = {name: seen.ports for name, seen in reports.items() if isinstance(seen, Report)}
-        desired = desire(self.files, self.places, ports)
+        desired = desire(files or self.files, self.places, ports)
         locked = desired.lock
         for name, road in self.roads.items():
             if not self.run.lab and road.host_keys and not locked.ssh_host_keys(name):

@@ -14,17 +14,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from meshctl.core import lock, plan, status
+from meshctl.core import lock, mesh, plan, rotation, status
 from meshctl.core.bundle import Bundle, absent
 from meshctl.core.errors import Failure, HostError
-from meshctl.core.keys import KeyRing
 from meshctl.core.lock import Lock
 from meshctl.core.mesh import Mesh
 from meshctl.core.plan import Action, Plan
 from meshctl.core.report import PeerVitals, Report, Vitals
 from meshctl.core.status import LinkStatus, Status
 from meshctl.flow import river
-from meshctl.flow.river import MESHD, Desired, Run, Session
+from meshctl.flow.river import MESHD, Desired, Files, Run, Session
 from meshctl.shell import ansible, keyring, meshdir
 from meshctl.shell.ansible import StepEvent, Target
 from meshctl.shell.ssh import Command
@@ -111,32 +110,33 @@ def session(run: Run, *, secrets: bool = True) -> Iterator[Session]:
         yield made
 
 
-def make_plan(session: Session) -> Planned:
-    """Observe and compare; nothing is written anywhere."""
+def make_plan(session: Session, files: Files | None = None) -> Planned:
+    """Observe and compare, with these files or with those on disk; nothing is written anywhere."""
     reports = session.observe()
-    desired = session.desire(reports)
+    desired = session.desire(reports, files)
     return Planned(session.diff(desired, reports), desired.mesh, desired.lock, reports, desired)
 
 
 def removal_plan(session: Session) -> Planned:
     """What taking the mesh off every (chosen) host would do. No key is needed for that: they may be lost."""
     reports = session.observe()
-    mesh, locked = river.meant(session.files, session.places)
-    before = session.files.lock or Lock(mesh.name)
-    planned = plan.removal(mesh.name, reports, before, river.release(), named=frozenset(session.run.limit))
-    return Planned(planned, mesh, locked, reports)
+    meant, locked = river.meant(session.files, session.places)
+    before = session.files.lock or Lock(meant.name)
+    planned = plan.removal(meant.name, reports, before, river.release(), named=frozenset(session.run.limit))
+    return Planned(planned, meant, locked, reports)
 
 
 def apply(session: Session, planned: Planned) -> Outcome:
     """Do the plan. The run lock is held by the caller."""
     if planned.desired is not None:
-        river.persist(session.run, session.files, planned.desired.lock, planned.desired.ring)
+        session.keep(planned.desired.lock, planned.desired.ring)
     doing = _Doing(session, planned)
     outcome = doing.switch()
     removed = doing.remove()
     hosts = tuple(sorted((*_unreachable(planned.plan), *outcome.hosts, *removed), key=lambda h: h.host))
+    planned = _note(session, planned, hosts)
     _forget(session, planned, [*planned.plan.forget, *_gone(planned, removed)])
-    return replace(outcome, hosts=hosts)
+    return replace(outcome, hosts=hosts, status=_with_findings(outcome.status, planned))
 
 
 def remove(session: Session, planned: Planned, *, forget: bool = False) -> Outcome:
@@ -344,6 +344,29 @@ def _unreachable(planned: Plan) -> list[HostOutcome]:
     return [HostOutcome(h.host, Result.FAILED, h.errors[0]) for h in planned.hosts if h.errors]
 
 
+def _note(session: Session, planned: Planned, hosts: Iterable[HostOutcome]) -> Planned:
+    """The plan's lock, with what is known by now of a change of keys. What hosts of a lab have says nothing of the real
+    ones, unless the lab has a lock of its own.
+    """
+    if planned.lock.rotation is None or (session.run.lab and session.run.mesh.aside is None):
+        return planned
+    results = {h.host: h.result for h in hosts}
+    done = {name for name, result in results.items() if result in _DONE.values()}
+    right = {h.host for h in planned.plan.hosts if h.action is Action.NONE and not h.errors}
+    wrong = {h.host for h in planned.plan.hosts if h.changes} - done
+    locked = rotation.seen(planned.lock, done | right, wrong)
+    session.keep(locked)
+    return replace(planned, lock=locked)
+
+
+def _with_findings(judged: Status | None, planned: Planned) -> Status | None:
+    """What is said beside the links, as it is after the change."""
+    if judged is None:
+        return None
+    kept = (finding for finding in judged.findings if finding.code != "rotation")
+    return replace(judged, findings=(*kept, *mesh.changing(planned.lock)))
+
+
 def _gone(planned: Planned, removed: Iterable[HostOutcome]) -> list[str]:
     """The removed hosts that mesh.yaml doesn't have any more."""
     return [h.host for h in removed if h.result is Result.REMOVED and h.host in planned.lock.leaving]
@@ -357,9 +380,8 @@ def _forget(session: Session, planned: Planned, gone: list[str]) -> None:
     # the lock first here: keys that no lock names do no harm, a lock without its keys does
     meshdir.write(session.run.mesh.lock, lock.format(locked))
     if planned.desired is not None:
-        ring = planned.desired.ring
-        kept = {name: key for name, key in ring.private.items() if name in locked.public_keys()}
-        keyring.write(session.run.mesh.keys, KeyRing(kept, ring.psk_root), session.files.password)
+        ring = planned.desired.ring.only(locked.public_keys())
+        keyring.write(session.run.mesh.keys, ring, session.files.password)
 
 
 @contextlib.contextmanager

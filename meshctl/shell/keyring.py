@@ -11,17 +11,18 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from meshctl.core import keys
 from meshctl.core.errors import Invalid, Problem, Where
-from meshctl.core.keys import KEY_BYTES, KeyRing, PrivateKey, Secret
+from meshctl.core.keys import KEY_BYTES, KeyRing, NextRoot, PrivateKey, Secret
 from meshctl.core.tree import Map, Scalar, Tree
 from meshctl.shell import meshdir, yamlfile
 
 ENVIRONMENT = "ANSIBLE_VAULT_PASSWORD_FILE"
+_WORDS = ("schema", "psk_root", "private", "next_psk_epoch", "next_psk_root", "next_private")
 _VAULT_MARK = b"$ANSIBLE_VAULT;"
 _HEADER = """\
 # mesh.keys: private keys and the root of the pre-shared keys. Written by meshctl.
@@ -118,6 +119,14 @@ def grown(ring: KeyRing, names: Iterable[str]) -> KeyRing:
     return keys.grow(ring, {name: os.urandom(KEY_BYTES) for name in keys.missing(ring, names)}, os.urandom(KEY_BYTES))
 
 
+def announced(ring: KeyRing, names: Iterable[str], psk_epoch: int | None) -> KeyRing:
+    """The ring with a next key for each of these hosts, and with a next PSK root from this epoch on, drawn from the
+    kernel.
+    """
+    root = NextRoot(psk_epoch, Secret(os.urandom(KEY_BYTES))) if psk_epoch is not None else None
+    return keys.announce(ring, {name: os.urandom(KEY_BYTES) for name in names}, root)
+
+
 def _decrypt(data: bytes, password: Secret[bytes] | None, shown: str) -> bytes:
     if password is None:
         hint = f"give its password: --ask-vault-pass, --vault-password-file FILE or {ENVIRONMENT}"
@@ -138,6 +147,12 @@ def _format(ring: KeyRing) -> str:
         lines.append(f'psk_root: "{keys.encode(ring.psk_root).reveal()}"')
     lines.append("private:" if ring.private else "private: {}")
     lines += [f'  "{name}": "{keys.encode(key).reveal()}"' for name, key in sorted(ring.private.items())]
+    if ring.next_root is not None:
+        lines.append(f"next_psk_epoch: {ring.next_root.epoch}")
+        lines.append(f'next_psk_root: "{keys.encode(ring.next_root.key).reveal()}"')
+    if ring.next_private:
+        lines.append("next_private:")
+    lines += [f'  "{name}": "{keys.encode(key).reveal()}"' for name, key in sorted(ring.next_private.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -159,14 +174,24 @@ class _Reader:
     def ring(self, tree: Tree) -> KeyRing:
         words = self._map(tree)
         for word, value in words.items():
-            if word not in ("schema", "psk_root", "private"):
+            if word not in _WORDS:
                 self._add(value, f"unknown word {word}")
         schema = words.get("schema")
         if not isinstance(schema, Scalar) or schema.value != 1:
             self._add(schema or tree, "schema must be 1")
         private = {name: self._key(value, name) for name, value in self._map(words.get("private", tree)).items()}
-        root = words.get("psk_root")
-        return KeyRing(private, None if root is None else self._key(root, "psk_root"))
+        root, following = words.get("psk_root"), words.get("next_private")
+        coming = {name: self._key(value, name) for name, value in self._map(following).items()} if following else {}
+        return KeyRing(private, None if root is None else self._key(root, "psk_root"), coming, self._next_root(words))
+
+    def _next_root(self, words: Mapping[str, Tree]) -> NextRoot | None:
+        root, epoch = words.get("next_psk_root"), words.get("next_psk_epoch")
+        if root is None and epoch is None:
+            return None
+        if root is None or not isinstance(epoch, Scalar) or type(epoch.value) is not int or epoch.value < 1:
+            self._add(epoch or words["next_psk_root"], "next_psk_epoch must be a whole number, with next_psk_root")
+            return None
+        return NextRoot(epoch.value, self._key(root, "next_psk_root"))
 
     def _map(self, tree: Tree) -> dict[str, Tree]:
         if not isinstance(tree, Map):

@@ -27,21 +27,28 @@ DEFAULT = Path("mesh.yaml")
 
 @dataclass(frozen=True, slots=True)
 class MeshDir:
-    """The paths of one mesh. `yaml` is kept as the user wrote it, for messages."""
+    """The paths of one mesh. `yaml` is kept as the user wrote it, for messages; `aside` is the folder of a lock and
+    keys that aren't the mesh's own, but a rehearsal's.
+    """
 
     yaml: Path
+    aside: Path | None = None
 
     @property
     def lock(self) -> Path:
-        return self.yaml.with_suffix(".lock")
+        return self._state(".lock")
 
     @property
     def keys(self) -> Path:
-        return self.yaml.with_suffix(".keys")
+        return self._state(".keys")
 
     @property
     def run_lock(self) -> Path:
         return self.yaml.with_name(f".{self.yaml.stem}.run")
+
+    def _state(self, suffix: str) -> Path:
+        beside = self.yaml.with_suffix(suffix)
+        return beside if self.aside is None else self.aside / beside.name
 
 
 def new(path: Path) -> MeshDir:
@@ -98,6 +105,15 @@ def write(path: Path, text: str | bytes, *, mode: int = 0o644) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def copy(source: MeshDir, into: MeshDir) -> None:
+    """The lock and the keys, as they are, into another place; a copy that is there stays."""
+    if into.aside is not None:
+        into.aside.mkdir(mode=0o700, exist_ok=True)
+    for old, new, mode in ((source.keys, into.keys, 0o600), (source.lock, into.lock, 0o644)):
+        if not new.exists():
+            write(new, old.read_bytes(), mode=mode)
 
 
 def sync_folder(folder: Path) -> None:

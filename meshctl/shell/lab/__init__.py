@@ -263,6 +263,11 @@ def status(name: str) -> LabStatus:
     return LabStatus(name, state.held(), hosts)
 
 
+def aside(name: str) -> Path:
+    """The folder for a lock and keys of the lab's own, which needn't be there; it goes with the lab."""
+    return _state(name).path / "files"
+
+
 def down(name: str) -> bool:
     """End the lab and remove its directory, also one just coming up or left half-way. False: there was none."""
     state = _state(name)

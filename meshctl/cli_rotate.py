@@ -1,0 +1,52 @@
+"""`meshctl rotate`: new keys for hosts, under traffic."""
+
+from __future__ import annotations
+
+import click
+
+from meshctl import options
+from meshctl.core.errors import Failed
+from meshctl.screen import Screen
+
+
+@click.command(short_help="Give hosts new keys, under traffic.")
+@click.argument("words", nargs=-1, metavar="[FILE] [HOST]...")
+@click.option("--psk", is_flag=True, help="With hosts: change the pre-shared keys of all links too.")
+@options.change
+@options.vault
+@options.as_json
+@click.pass_obj
+def rotate(
+    screen: Screen, /, words: tuple[str, ...], psk: bool, yes: bool, as_json: bool, **given: options.Value
+) -> int:
+    """Give hosts new key pairs without losing a packet; without a HOST all of them, and new pre-shared keys too.
+
+    Every host is told the next keys beside the current ones; when all know them, the old ones go. A host that can't be
+    reached keeps the old ones valid: run it again, and it goes on.
+
+    \b
+    meshctl rotate
+    meshctl rotate c               # a new key pair for c alone
+    """
+    from meshctl import views
+    from meshctl.core import planjson
+    from meshctl.flow import rotating, safely
+
+    file, hosts = options.file_and_hosts(words)
+    code = 0
+    with safely.session(options.run_of(screen, file, given)) as session:
+        begun = rotating.begin(session, hosts, psk=psk)
+        if as_json:
+            screen.json({"type": "rotation", **views.rotating_json(begun)})
+            screen.json({"type": "plan", **planjson.plan(begun.planned.plan)})
+        else:
+            screen.data(views.rotating(begun))
+        if not yes and not screen.ask("change these keys?"):
+            raise Failed("nothing was changed: you said no", None, "refused")
+        for step in rotating.carry_on(session, begun):
+            if as_json:
+                screen.json({"type": "outcome", **views.step_json(step)})
+            else:
+                screen.data(views.step(step))
+            code = step.outcome.exit
+    return code
