@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshctl.core import keys
+from meshctl.core import keys, names
 from meshctl.core.errors import Invalid, Problem, Where
 from meshctl.core.keys import KEY_BYTES, KeyRing, NextRoot, PrivateKey, Secret
 from meshctl.core.tree import Map, Scalar, Tree
@@ -158,7 +158,12 @@ def _format(ring: KeyRing) -> str:
 
 def _parse(data: bytes, shown: str) -> KeyRing:
     reader = _Reader(shown)
-    ring = reader.ring(yamlfile.parse(data, shown))
+    try:
+        tree = yamlfile.parse(data, shown)
+    except Invalid as error:  # the parser's words may quote what is there
+        what, hint = "this is not as meshctl writes it", f"restore {shown} from your backup"
+        raise Invalid([Problem(what, problem.where, hint, "keys") for problem in error.problems]) from None
+    ring = reader.ring(tree)
     if reader.problems:
         raise Invalid(reader.problems)
     return ring
@@ -175,7 +180,7 @@ class _Reader:
         words = self._map(tree)
         for word, value in words.items():
             if word not in _WORDS:
-                self._add(value, f"unknown word {word}")
+                self._add(value, f"this isn't one of {', '.join(_WORDS)}")
         schema = words.get("schema")
         if not isinstance(schema, Scalar) or schema.value != 1:
             self._add(schema or tree, "schema must be 1")
@@ -200,11 +205,14 @@ class _Reader:
         found: dict[str, Tree] = {}
         for entry in tree.entries:
             if entry.key.text in found:
-                self._add(entry.key, f"{entry.key.text} is written twice")
+                self._add(entry.key, "this is written twice")
             found[entry.key.text] = entry.value
         return found
 
     def _key(self, value: Tree, name: str) -> PrivateKey:
+        if names.label_fault(name, "host") is not None and name not in _WORDS:
+            name = "this"  # it may be a part of a key
+            self._add(value, "what stands before this can't name a host")
         try:
             return Secret(keys.decode(value.text if isinstance(value, Scalar) else ""))
         except ValueError as fault:

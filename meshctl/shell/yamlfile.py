@@ -9,6 +9,7 @@ What it does not do: know any word of mesh.yaml, or write YAML.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from ruamel.yaml.nodes import Node
 
 _MOST_NODES = 200_000  # a mesh of 1000 hosts has about 10,000
+_DEEPEST = 50  # nestings; the language has no more than six
+_DEEP, _DEEP_HINT = "this is nested too deep", "no word of ours has that much below it: look for a bracket too many"
 _MOST_BITS = 1024  # of a number; Python refuses to write one of more than 4300 digits
 _HINTS = (  # words of ruamel.yaml's complaints (its scanner.py, parser.py, composer.py and reader.py), the first counts
     ("'\\t'", "indent with spaces"),
@@ -69,10 +72,32 @@ def parse(text: bytes, shown: str) -> Tree:
         node = YAML(typ="rt", pure=True).compose(decoded)
     except MarkedYAMLError as error:
         raise Invalid([_syntax(error, shown, decoded.splitlines())]) from error
-    except YAMLError as error:
+    except YAMLError as error:  # of its reader, which counts characters
         what = str(error).splitlines()[0].rstrip(".")
-        raise Invalid([Problem(what, Where(shown), _hint(what), "yaml")]) from error
+        before = decoded[: getattr(error, "position", 0)].split("\n")
+        raise Invalid([Problem(what, Where(shown, len(before), len(before[-1]) + 1), _hint(what), "yaml")]) from error
+    except RecursionError as error:
+        raise Invalid([Problem(_DEEP, Where(shown, *_last_seen(decoded)), _DEEP_HINT, "yaml")]) from error
+    except ValueError as error:  # of chr()
+        what, hint = "the text that begins about here has an escape that is no character", "write the character itself"
+        raise Invalid([Problem(what, Where(shown, *_last_seen(decoded)), hint, "yaml")]) from error
     return Scalar(None, "", 1, 1) if node is None else _Reader(shown).tree(node)
+
+
+def _last_seen(text: str) -> tuple[int, int]:
+    """Line and column of the last thing that the parser takes in, or of the one that is nested too deep."""
+    from ruamel.yaml import YAML  # noqa: PLC0415
+
+    line, column, depth = 1, 1, 0
+    with contextlib.suppress(ValueError):
+        for event in YAML(typ="rt", pure=True).parse(text):
+            line, column = event.start_mark.line + 1, event.start_mark.column + 1
+            kind = type(event).__name__
+            depth += kind.endswith(("SequenceStartEvent", "MappingStartEvent"))
+            depth -= kind.endswith(("SequenceEndEvent", "MappingEndEvent"))
+            if depth > _DEEPEST:
+                break
+    return line, column
 
 
 def _conflict(text: str) -> int | None:
@@ -120,6 +145,8 @@ class _Reader:
             return self._scalar(node, line, column)
         if id(node) in self._open:
             raise self._invalid(line, column, "an alias leads back into itself", "delete the alias")
+        if len(self._open) >= _DEEPEST:
+            raise self._invalid(line, column, _DEEP, _DEEP_HINT)
         self._open.add(id(node))
         try:
             if not str(node.tag or _TAG).startswith(_TAG):
@@ -145,6 +172,8 @@ class _Reader:
         kind, text = str(node.tag).removeprefix(_TAG), str(node.value)
         if kind.startswith("!"):
             raise self._invalid(line, column, f"the tag {kind} is not known here", "delete it")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise self._invalid(line, column, "half of a surrogate pair is no character", "write the character itself")
         make = _VALUES.get(kind, str)
         try:
             return Scalar(make(text), text, line, column)

@@ -88,6 +88,20 @@ def test_a_damaged_file_is_told_without_its_values(tmp_path: Path) -> None:
     assert value[:8] not in said
 
 
+@pytest.mark.parametrize(
+    "line", ["{key}: 1", '  "{key}": "{key}"', "  a: *{key}", "  a: !{key} x", '  "{key}', "{key}"]
+)
+def test_a_key_that_went_astray_is_not_told_either(tmp_path: Path, line: str) -> None:
+    """As a word, as a host's name, as an alias or a tag, in what YAML's parser quotes."""
+    path = tmp_path / "mesh.keys"
+    keyring.write(path, RING, None)
+    value = base64.b64encode(RING.private["a"].reveal()).decode().replace("/", "0").replace("+", "1")
+    path.write_text(path.read_text() + line.replace("{key}", value) + "\n" + line.replace("{key}", value) + "\n")
+    said = fault(path)
+    assert "mesh.keys:" in said
+    assert value[:8] not in said
+
+
 def test_the_password_comes_from_a_file_a_script_the_environment_or_a_prompt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,7 +61,11 @@ def test_a_key_written_twice_is_still_there() -> None:
         (b"--- 1\n--- 2", "f:2:1", "another document"),
         (b"a: b\n\xff", "f:2:1", "not UTF-8"),
         (b"a: *nope", "f:1:4", "undefined alias"),
-        (b"a: \0", "f", "special characters"),
+        (b"a: \0", "f:1:4", "special characters"),
+        (b"b: 1\na: " + b"[" * 400 + b"]" * 400, "f:2:53", "nested too deep"),
+        (b"- " * 60 + b"1", "f:1:101", "nested too deep"),
+        (b'b: 1\na: "\\U00110000"', "f:2:1", "no character"),
+        (b'a: "\\ud800"', "f:1:4", "half of a surrogate pair"),
     ],
 )
 def test_a_fault_is_told_at_its_place(text: bytes, place: str, word: str) -> None:
