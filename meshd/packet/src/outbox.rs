@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meshd_os::events::{self, Event};
-use meshd_os::udp::{Source, UdpSocket, MAX_SEGMENTS, MAX_SEND};
+use meshd_os::udp::{Source, UdpPair, UdpSocket, MAX_SEGMENTS, MAX_SEND};
 use meshd_proto::{data_len, packet, NoSession, Route, Time, DATA_HEADER, DATA_OVERHEAD};
 
 use super::paths::Paths;
@@ -126,10 +126,6 @@ impl<'t> Posting<'t, '_> {
         let Some(to) = route.peer.endpoint() else {
             return;
         };
-        let sockets = self.settings.sockets.get(self.queue);
-        let Some(socket) = sockets.and_then(|pair| pair.towards(&to.remote)) else {
-            return;
-        };
         let source = to.local.map(|local| Source {
             ip: local.ip,
             ifindex: local.ifindex,
@@ -137,8 +133,15 @@ impl<'t> Posting<'t, '_> {
         let way = self.out.paths.way(&to, self.now);
         let source = source.as_ref().filter(|_| way.source);
         let segment = self.out.segment && way.segment;
+        // Those that came while the run waited for room in the ones before.
+        let mut newer = None;
         let mut at = 0;
         while at < self.out.len {
+            let sockets = newer.as_ref().unwrap_or(&self.settings.sockets);
+            let pair = sockets.get(self.queue);
+            let Some(socket) = pair.and_then(|pair| pair.towards(&to.remote)) else {
+                return;
+            };
             let rest = &self.out.buf[at..self.out.len];
             match socket.send(
                 rest,
@@ -154,9 +157,10 @@ impl<'t> Posting<'t, '_> {
                     self.out.paths.note(&to, &sent, self.now);
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
-                    if !self.wait(socket) {
+                    if !self.wait(socket, sockets) {
                         return;
                     }
+                    newer = Some(self.shared.sockets());
                 }
                 // No route, a firewall's refusal, no memory: lost, as on any network.
                 Err(_) => return,
@@ -164,19 +168,18 @@ impl<'t> Posting<'t, '_> {
         }
     }
 
-    /// Waits for room in `socket`; false when there was none in time, or the socket isn't the one to use any more.
-    fn wait(&self, socket: &UdpSocket) -> bool {
+    /// Waits until `socket`, one of `sockets`, has room, or there are others to use; false when neither was so in time.
+    fn wait(&self, socket: &UdpSocket, sockets: &Arc<[UdpPair]>) -> bool {
         let (room, kick) = (socket.as_fd(), self.kick.as_fd());
-        let other_sockets = || !Arc::ptr_eq(&self.shared.sockets(), &self.settings.sockets);
-        let urgent = || self.shared.stopping() || other_sockets();
+        let others = || !Arc::ptr_eq(&self.shared.sockets(), sockets);
+        let urgent = || self.shared.stopping() || others();
         let look = || events::wait_writable(room, Some(kick), self.patience);
         match wait_for(self.kick, look, urgent) {
             Waited::Room => true,
             Waited::Nothing => false,
             // The last packets may still find room, but not for ever.
             Waited::Urgent => {
-                self.shared.stopping()
-                    && events::wait_writable(room, None, Some(LAST_PATIENCE)).unwrap_or(false)
+                others() || events::wait_writable(room, None, Some(LAST_PATIENCE)).unwrap_or(false)
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The port changes: what is in the old sockets, and what still comes to them, is delivered.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use meshd_os::udp::{UdpOptions, UdpPair};
@@ -41,20 +42,26 @@ impl Wire {
     }
 }
 
-/// Bytes that wait in the UDP socket of a port (proc_pid_net(5), `rx_queue` of /proc/net/udp).
-fn waiting(port: u16) -> usize {
+/// Bytes that wait in the UDP socket of a port, to be sent and to be received (proc_pid_net(5), `tx_queue` and `rx_queue` of
+/// /proc/net/udp).
+fn queued(port: u16) -> [usize; 2] {
     let text = std::fs::read_to_string("/proc/thread-self/net/udp").unwrap();
     let at = format!(":{port:04X}");
     let of = |line: &str| {
         let words: Vec<_> = line.split_whitespace().collect();
-        let (_, waiting) = words.get(4)?.split_once(':')?;
+        let (tx, rx) = words.get(4)?.split_once(':')?;
         let mine = words.get(1)?.ends_with(&at);
-        mine.then(|| usize::from_str_radix(waiting, 16).unwrap())
+        mine.then(|| [tx, rx].map(|bytes| usize::from_str_radix(bytes, 16).unwrap()))
     };
-    text.lines().filter_map(of).sum()
+    let sum = |[tx, rx]: [usize; 2], [more_tx, more_rx]: [usize; 2]| [tx + more_tx, rx + more_rx];
+    text.lines().filter_map(of).fold([0, 0], sum)
 }
 
-fn until(what: &str, so: impl Fn() -> bool) {
+fn waiting(port: u16) -> usize {
+    queued(port)[1]
+}
+
+fn until(what: &str, mut so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !so() {
         assert!(started.elapsed() < PATIENCE, "never so: {what}");
@@ -115,6 +122,47 @@ fn what_comes_to_the_old_port_before_the_peer_knows_is_delivered() {
             peer.endpoint.unwrap().remote.port() == at
         });
     }
+}
+
+/// Lets so much leave by the loopback; the rest waits, and fills the socket's buffer.
+fn at_most(verb: &str, rate: &str) {
+    let words = ["qdisc", verb, "dev", "lo", "root", "tbf", "rate", rate];
+    let mut tc = Command::new("tc");
+    tc.args(words).args(["burst", "5000", "limit", "10mb"]);
+    assert!(tc.status().unwrap().success());
+}
+
+#[test]
+fn a_run_that_waits_for_room_goes_on_by_the_new_sockets() {
+    if !enter_fresh() {
+        return;
+    }
+    let apart = Switches {
+        gso: false,
+        one_thread: false,
+        ..ALL
+    };
+    let [mut a, b] = pair("127.0.0.1", [apart, ALL]);
+    // Room for some of the datagrams that follow.
+    a.rebind(&UdpOptions {
+        send_buffer: 8 << 10,
+        ..ALL.udp_options(0, 0)
+    });
+    let wire = Wire::new(&a, &b);
+    wire.send(0..1);
+    wire.expect(0..1, "a session");
+    at_most("add", "8kbit");
+    let old = a.port;
+    let full = || queued(old)[0];
+    wire.send(1..60);
+    let mut before = 0;
+    until("its buffer is full", || {
+        let now = full();
+        now > 8 << 10 && std::mem::replace(&mut before, now) == now
+    });
+    a.rebind(&ALL.udp_options(0, 0));
+    at_most("change", "1gbit");
+    wire.expect(1..60, "by another port");
 }
 
 /// Whether all of a port can be bound.
