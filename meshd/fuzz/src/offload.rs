@@ -5,7 +5,7 @@ use std::io::IoSlice;
 
 use meshd_os::checksum;
 use meshd_os::offload::{
-    packet_len, Coalescer, Headers, Merging, Segments, VnetHeader, TCP, VNET_LEN,
+    alike, packet_len, Coalescer, Headers, Merging, Segments, VnetHeader, TCP, VNET_LEN,
 };
 
 use crate::cursor::Cursor;
@@ -135,8 +135,7 @@ fn make(input: &mut Cursor<'_>, sequence: &mut u32) -> Vec<u8> {
 
 type Flows = BTreeMap<Option<(u8, Vec<u8>)>, Vec<Vec<u8>>>;
 
-/// Packets by protocol, addresses and ports. An identification under DF means nothing (RFC 6864) and may change, PSH may move to
-/// another packet of the write.
+/// Packets by protocol, addresses and ports.
 fn by_flow(packets: &[Vec<u8>]) -> Flows {
     let mut flows = BTreeMap::<_, Vec<_>>::new();
     for packet in packets {
@@ -145,32 +144,10 @@ fn by_flow(packets: &[Vec<u8>]) -> Flows {
             ends.extend(packet.get(headers.upper..headers.upper + 4)?);
             Some((headers.protocol, ends))
         });
-        let mut packet = packet.clone();
-        if packet.len() >= 20 && packet[0] == 0x45 && packet[6] & 0x40 != 0 {
-            let intact = checksum::verifies(&packet[..20], 0);
-            packet[4..6].fill(0);
-            if intact {
-                checksum::fill_ipv4(&mut packet[..20]);
-            }
-        }
-        flows.entry(flow).or_default().push(without_psh(packet));
+        flows
+            .entry(flow)
+            .or_default()
+            .push(alike::comparable(packet));
     }
     flows
-}
-
-fn without_psh(mut packet: Vec<u8>) -> Vec<u8> {
-    const PSH: u8 = 0x08;
-    let Some(headers) = Headers::read(&packet).filter(|h| h.protocol == TCP && !h.fragment) else {
-        return packet;
-    };
-    let addresses = packet[headers.addresses()].to_vec();
-    let upper = &mut packet[headers.upper..];
-    let pseudo = checksum::pseudo(&addresses, TCP, upper.len());
-    if upper.len() >= 20 && upper[13] & PSH != 0 && checksum::verifies(upper, pseudo) {
-        upper[13] &= !PSH;
-        upper[16..18].fill(0);
-        let sum = checksum::finish(pseudo + checksum::sum(upper));
-        upper[16..18].copy_from_slice(&sum);
-    }
-    packet
 }

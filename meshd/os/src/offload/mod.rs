@@ -6,6 +6,9 @@
 //! silent corruption, so the law is: cutting what was merged gives the bytes that came.
 #![forbid(unsafe_code)]
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod alike;
 mod coalesce;
 mod headers;
 mod segment;

@@ -1,22 +1,11 @@
 //! Laws: what is merged and cut again is what came, in order, whatever came; and no bytes make the code panic.
 use super::super::*;
-use super::{cut, merge, without_psh, Recipe, BOTH, PSH};
+use super::{cut, merge, Recipe, BOTH};
 use crate::checksum;
 use proptest::prelude::*;
 use std::collections::HashMap;
 
-/// An identification under DF means nothing (RFC 6864) and may change.
-fn without_id(mut packet: Vec<u8>) -> Vec<u8> {
-    if packet.len() >= 20 && packet[0] == 0x45 && packet[6] == 0x40 {
-        packet[4..6].fill(0);
-        let (header, _) = packet.split_at_mut(20);
-        if checksum::verifies(header, 0) {
-            return packet;
-        }
-        checksum::fill_ipv4(header);
-    }
-    packet
-}
+const PSH: u8 = 0x08;
 
 type Flow = Option<(u8, Vec<u8>, Vec<u8>)>;
 type ByFlow = HashMap<Flow, Vec<Vec<u8>>>;
@@ -30,8 +19,10 @@ fn flow(packet: &[u8]) -> Flow {
 fn by_flow(packets: &[Vec<u8>]) -> ByFlow {
     let mut flows = ByFlow::new();
     for packet in packets {
-        let comparable = without_id(without_psh(packet.clone()));
-        flows.entry(flow(packet)).or_default().push(comparable);
+        flows
+            .entry(flow(packet))
+            .or_default()
+            .push(alike::comparable(packet));
     }
     flows
 }

@@ -7,8 +7,6 @@ use std::io::IoSlice;
 mod laws;
 mod rules;
 
-pub(super) const PSH: u8 = 0x08;
-
 /// TCP and UDP.
 pub(super) const BOTH: Merging = Merging {
     tcp: true,
@@ -163,21 +161,4 @@ pub(super) fn cut(writes: &[(VnetHeader, Vec<u8>)]) -> Vec<Vec<u8>> {
         }
     }
     out
-}
-
-/// The packet with PSH taken out, if it is intact: merging may move it ([`Coalescer`]).
-pub(super) fn without_psh(mut packet: Vec<u8>) -> Vec<u8> {
-    let Some(headers) = Headers::read(&packet).filter(|h| h.protocol == TCP && !h.fragment) else {
-        return packet;
-    };
-    let addresses = packet[headers.addresses()].to_vec();
-    let upper = &mut packet[headers.upper..];
-    let pseudo = checksum::pseudo(&addresses, TCP, upper.len());
-    if upper.len() >= 20 && upper[13] & PSH != 0 && checksum::verifies(upper, pseudo) {
-        upper[13] &= !PSH;
-        upper[16..18].fill(0);
-        let sum = checksum::finish(pseudo + checksum::sum(upper));
-        upper[16..18].copy_from_slice(&sum);
-    }
-    packet
 }
