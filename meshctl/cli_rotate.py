@@ -12,17 +12,16 @@ from meshctl.screen import Screen
 @click.command(short_help="Give hosts new keys, under traffic.")
 @click.argument("words", nargs=-1, metavar="[FILE] [HOST]...")
 @click.option("--psk", is_flag=True, help="With hosts: change the pre-shared keys of all links too.")
+@click.option("--cancel", is_flag=True, help="Give up a change that waits for hosts: the current keys stay.")
 @options.change
 @options.vault
 @options.as_json
 @click.pass_obj
-def rotate(
-    screen: Screen, /, words: tuple[str, ...], psk: bool, yes: bool, as_json: bool, **given: options.Value
-) -> int:
+def rotate(screen: Screen, /, words: tuple[str, ...], yes: bool, as_json: bool, **given: options.Value) -> int:
     """Give hosts new key pairs without losing a packet; without a HOST all of them, and new pre-shared keys too.
 
-    Every host is told the next keys beside the current ones; when all know them, the old ones go. A host that can't be
-    reached keeps the old ones valid: run it again, and it goes on.
+    Every host is told the next keys beside the current ones; when all know them, the old ones go. As long as a host
+    can't be told, the old ones stay: run it again, and it goes on. What else differs from mesh.yaml is changed with it.
 
     \b
     meshctl rotate
@@ -33,15 +32,18 @@ def rotate(
     from meshctl.flow import rotating, safely
 
     file, hosts = options.file_and_hosts(words)
+    psk, cancel = bool(given["psk"]), bool(given["cancel"])
+    if cancel and (hosts or psk):
+        raise Failed("--cancel gives up all of it", "meshctl rotate --cancel", "usage")
     code = 0
     with safely.session(options.run_of(screen, file, given)) as session:
-        begun = rotating.begin(session, hosts, psk=psk)
+        begun = rotating.give_up(session) if cancel else rotating.begin(session, hosts, psk=psk)
         if as_json:
             screen.json({"type": "rotation", **views.rotating_json(begun)})
             screen.json({"type": "plan", **planjson.plan(begun.planned.plan)})
         else:
             screen.data(views.rotating(begun))
-        if not yes and not screen.ask("change these keys?"):
+        if not yes and not begun.idle and not screen.ask("change these keys?"):
             raise Failed("nothing was changed: you said no", None, "refused")
         for step in rotating.carry_on(session, begun):
             if as_json:

@@ -14,7 +14,7 @@ from typing import Any
 from meshctl.core import planjson, rotation
 from meshctl.core.changes import Change
 from meshctl.core.errors import Failed, HostError, Invalid, Problem
-from meshctl.core.mesh import Finding, Mesh, changing
+from meshctl.core.mesh import Finding, Mesh
 from meshctl.core.plan import Action, HostPlan, Plan
 from meshctl.core.spec import Pair
 from meshctl.core.status import HostStatus, LinkStatus, State, Status, to_json
@@ -94,6 +94,10 @@ def outcome(outcome: Outcome) -> Iterator[Line]:
 
 def rotating(begun: Rotating) -> Iterator[Line]:
     """Which keys change, and the plan of the step that comes first."""
+    if begun.stage is None:
+        yield line("giving up a change of keys: the current ones stay", "bold")
+        yield from plan(begun.planned.plan)
+        return
     whose = _some(begun.hosts)
     links = (
         f"new pre-shared keys for all links (epoch {begun.psk_epoch - 1} -> {begun.psk_epoch})"
@@ -105,26 +109,30 @@ def rotating(begun: Rotating) -> Iterator[Line]:
     yield line(f"{head}{parts or 'the old ones go'}", "bold")
     shown = begun.planned.plan
     yield from plan(replace(shown, findings=tuple(f for f in shown.findings if f.code != "rotation")))
+    if begun.known:
+        yield line("every host knows the next keys; the old ones are to go")
 
 
 def step(step: Step) -> Iterator[Line]:
     """What became of a step of a change of keys; the links when there is no other step to come."""
     if not step.outcome.rolled_back and rotation.may_move(step.lock):
-        yield from outcome(replace(step.outcome, status=None))
+        yield from outcome(replace(step.outcome, status=None, waiting=0))
         yield line("every host knows the next keys; now the old ones go")
         return
     yield from outcome(step.outcome)
     if step.outcome.status is None:
-        for finding in changing(step.lock):
+        for finding in step.findings:
             yield from _finding(finding)
-    if step.lock.rotation is None:
+    if step.stage is None:
+        yield line("the next keys are forgotten", "bold")
+    elif step.lock.rotation is None:
         yield line("the keys are changed; the old ones are of no use any more, at the latest 15 s from now", "bold")
 
 
 def rotating_json(begun: Rotating) -> dict[str, Any]:
     return {
         "schema": 1,
-        "stage": str(begun.stage),
+        "stage": str(begun.stage or "cancel"),
         "begun": begun.begun,
         "hosts": list(begun.hosts),
         "psk_epoch": begun.psk_epoch,
@@ -135,7 +143,7 @@ def step_json(step: Step) -> dict[str, Any]:
     """`rotation` is what is left to do: null when nothing is."""
     left = step.lock.rotation
     waits = {"stage": str(left.stage), "waits_for": sorted(left.waits_for)} if left is not None else None
-    return {"stage": str(step.stage), **outcome_json(step.outcome), "rotation": waits}
+    return {"stage": str(step.stage or "cancel"), **outcome_json(step.outcome), "rotation": waits}
 
 
 def links(status: Status) -> Iterator[Line]:
@@ -315,7 +323,8 @@ def _key_changes(changes: Sequence[Change]) -> tuple[list[Line], list[Change]]:
         style, what = "add", "+ next keys, beside the current ones"
         rest = [c for c in changes if not (c in keys and keys[c][2])]
     elif coming := [found[1] for c, found in keys.items() if found[2] and c.after is None]:
-        style, what = "change", "~ keys, the next ones alone"
+        taken = any(not found[2] for found in keys.values())
+        style, what = ("change", "~ keys, the next ones alone") if taken else ("remove", "- next keys")
         rest = [c for c in changes if c not in keys]
     else:
         return [], list(changes)

@@ -72,6 +72,11 @@ class Plan:
         return tuple(h.host for h in self.hosts if h.action is not Action.NONE and not h.errors)
 
     @property
+    def right(self) -> tuple[str, ...]:
+        """The hosts that are as they should be."""
+        return tuple(h.host for h in self.hosts if h.action is Action.NONE and not h.errors)
+
+    @property
     def errors(self) -> tuple[HostError, ...]:
         return tuple(e for h in self.hosts for e in h.errors)
 

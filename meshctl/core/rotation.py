@@ -1,6 +1,7 @@
 """Rotation: how a mesh changes its keys, as steps from one mesh.lock to the next.
 
     settled ─begin→ ANNOUNCE ─(every host concerned has it)─move→ MOVE ─(every host concerned has it)→ settled
+       ↑─────cancel────┘
 
 In ANNOUNCE a host is given its next key pair beside the current one, and the next keys of its peers beside theirs; in
 MOVE the next ones are the current ones, alone. Hosts that are one step apart always understand each other (contracts
@@ -80,6 +81,17 @@ def move(lock: Lock, concerned: Iterable[str]) -> Lock:
     return replace(lock, psk_epoch=rotation.psk_epoch or lock.psk_epoch, hosts=hosts, leaving=leaving, rotation=moved)
 
 
+def cancel(lock: Lock) -> Lock:
+    """The lock without the next keys: no host has taken the current ones out yet. ValueError when one may have."""
+    if lock.rotation is None or lock.rotation.stage is not Stage.ANNOUNCE:
+        raise ValueError("there is nothing to give up")
+    hosts, leaving = (
+        {name: replace(host, next_public_key=None) for name, host in known.items()}
+        for known in (lock.hosts, lock.leaving)
+    )
+    return replace(lock, hosts=hosts, leaving=leaving, rotation=None)
+
+
 def said(lock: Lock) -> tuple[tuple[str, ...], str, str] | None:
     """What an operator must know of a change of keys under way: the hosts that it waits for, what, and a hint."""
     if lock.rotation is None:
@@ -87,16 +99,13 @@ def said(lock: Lock) -> tuple[tuple[str, ...], str, str] | None:
     waits = tuple(sorted(lock.rotation.waits_for))
     names = ", ".join(waits)
     if lock.rotation.stage is Stage.MOVE:
-        what = f"keys are being changed: the old ones are still taken by {names}"
+        what = f"keys are being changed: {names} still {'takes' if len(waits) == 1 else 'take'} the old ones"
         return waits, what, "meshctl rotate goes on, and so does meshctl apply"
     if not waits:
         return waits, "keys are being changed: every host knows the next ones", "meshctl rotate takes the old ones out"
-    what = f"keys are being changed: the old ones stay until {names} {_knows(waits)} the next ones"
+    knows = "knows" if len(waits) == 1 else "know"
+    what = f"keys are being changed: the old ones stay until {names} {knows} the next ones"
     return waits, what, "meshctl rotate goes on; a host that never comes back is to be deleted from mesh.yaml"
-
-
-def _knows(names: tuple[str, ...]) -> str:
-    return "knows" if len(names) == 1 else "know"
 
 
 def _moved(host: LockedHost) -> LockedHost:

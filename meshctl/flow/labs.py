@@ -8,6 +8,7 @@ that the lab keeps: else the real hosts would be left without a step of it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -56,6 +57,11 @@ def part(mesh: MeshDir, name: str) -> MeshDir:
     if mesh.aside is None:
         meshdir.copy(mesh, aside)
     return aside
+
+
+def hint(text: str) -> str:
+    """A hint about real hosts, said of the lab's."""
+    return re.sub(r"meshctl (apply|rotate)", r"meshctl \1 --lab", text)
 
 
 def roads(spec: Spec) -> dict[str, Road]:

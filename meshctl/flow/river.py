@@ -18,7 +18,7 @@ from meshctl.core.bundle import Bundle
 from meshctl.core.errors import Failed, HostError, Invalid, Problem, Where
 from meshctl.core.keys import KeyRing, Secret
 from meshctl.core.lock import Lock
-from meshctl.core.mesh import Mesh, Place
+from meshctl.core.mesh import Finding, Mesh, Place
 from meshctl.core.plan import Plan, Release
 from meshctl.core.report import Report, Vitals
 from meshctl.core.spec import Spec, SshAddress
@@ -217,7 +217,18 @@ class Session:
         for name, road in self.roads.items():
             if not self.run.lab and road.host_keys and not locked.ssh_host_keys(name):
                 locked = lock.pin(locked, name, road.host_keys)
-        return replace(desired, lock=locked)
+        return replace(desired, lock=locked, mesh=self._hinted(desired.mesh))
+
+    def changing(self, locked: Lock) -> tuple[Finding, ...]:
+        """A change of keys that is under way, with hints for the hosts that this run is about."""
+        found = mesh.changing(locked)
+        return tuple(replace(f, hint=labs.hint(f.hint)) for f in found) if self.run.lab else found
+
+    def _hinted(self, resolved: Mesh) -> Mesh:
+        if not self.run.lab:
+            return resolved
+        said = (replace(f, hint=labs.hint(f.hint)) if f.code == "rotation" else f for f in resolved.findings)
+        return replace(resolved, findings=tuple(said))
 
     def diff(self, desired: Desired, reports: Mapping[str, Report | HostError]) -> Plan:
         limit = frozenset(self.hosts) if self.run.limit else None
@@ -245,7 +256,7 @@ class Session:
         members = [name for name in self.roads if name in self.files.spec.hosts]
         told.phase("probe", tuple(members))
         vitals = self.ping(members) | {n: f for n, f in self.faults.items() if n in self.hosts}
-        return status.judge(meant(self.files, self.places)[0], vitals)
+        return status.judge(self._hinted(meant(self.files, self.places)[0]), vitals)
 
     def _chosen(self) -> frozenset[str]:
         """The hosts that may be touched: all of them, or those of --limit."""

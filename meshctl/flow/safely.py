@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from meshctl.core import lock, mesh, plan, rotation, status
+from meshctl.core import lock, plan, rotation, status
 from meshctl.core.bundle import Bundle, absent
 from meshctl.core.errors import Failure, HostError
 from meshctl.core.lock import Lock
@@ -136,7 +136,7 @@ def apply(session: Session, planned: Planned) -> Outcome:
     hosts = tuple(sorted((*_unreachable(planned.plan), *outcome.hosts, *removed), key=lambda h: h.host))
     planned = _note(session, planned, hosts)
     _forget(session, planned, [*planned.plan.forget, *_gone(planned, removed)])
-    return replace(outcome, hosts=hosts, status=_with_findings(outcome.status, planned))
+    return replace(outcome, hosts=hosts, status=_with_findings(session, outcome.status, planned))
 
 
 def remove(session: Session, planned: Planned, *, forget: bool = False) -> Outcome:
@@ -352,19 +352,18 @@ def _note(session: Session, planned: Planned, hosts: Iterable[HostOutcome]) -> P
         return planned
     results = {h.host: h.result for h in hosts}
     done = {name for name, result in results.items() if result in _DONE.values()}
-    right = {h.host for h in planned.plan.hosts if h.action is Action.NONE and not h.errors}
     wrong = {h.host for h in planned.plan.hosts if h.changes} - done
-    locked = rotation.seen(planned.lock, done | right, wrong)
+    locked = rotation.seen(planned.lock, done.union(planned.plan.right), wrong)
     session.keep(locked)
     return replace(planned, lock=locked)
 
 
-def _with_findings(judged: Status | None, planned: Planned) -> Status | None:
+def _with_findings(session: Session, judged: Status | None, planned: Planned) -> Status | None:
     """What is said beside the links, as it is after the change."""
     if judged is None:
         return None
     kept = (finding for finding in judged.findings if finding.code != "rotation")
-    return replace(judged, findings=(*kept, *mesh.changing(planned.lock)))
+    return replace(judged, findings=(*kept, *session.changing(planned.lock)))
 
 
 def _gone(planned: Planned, removed: Iterable[HostOutcome]) -> list[str]:

@@ -147,6 +147,8 @@ def test_nothing_secret_is_shown_anywhere(folder: Path) -> None:
     watcher.start()
     try:
         first = meshctl(folder, "apply", "--yes", "--json")
+        conf = lab_file("a", f"/etc/meshd/{NAME}.conf")
+        rotate = meshctl(folder, "rotate", "--yes", "--json")
         plan = meshctl(folder, "plan", "--json")
         status = subprocess.run(
             [*MESHCTL, "status", "--lab", "--become-password-file", "sudo"],
@@ -158,20 +160,18 @@ def test_nothing_secret_is_shown_anywhere(folder: Path) -> None:
     finally:
         done.set()
         watcher.join()
-    assert (first.returncode, plan.returncode, status.returncode) == (0, 0, 0), (first, plan, status)
-    ring = keyring.read(folder / "mesh.keys", keyring.Secret(VAULT.encode()))
-    assert ring is not None
-    assert ring.psk_root is not None
-    secrets = [
-        PASSWORD,
-        VAULT,
-        *(base64.b64encode(k.reveal()).decode() for k in (*ring.private.values(), ring.psk_root)),
-    ]
-    conf = lab_file("a", f"/etc/meshd/{NAME}.conf")
+    runs = (first, rotate, plan, status)
+    assert [run.returncode for run in runs] == [0, 0, 0, 0], runs
+    secrets, shown = [PASSWORD, VAULT], "".join(r.stdout + r.stderr for r in runs) + "\n".join(seen["arguments"])
+    for place in (folder, lab.aside(NAME)):
+        ring = keyring.read(place / "mesh.keys", keyring.Secret(VAULT.encode()))
+        assert ring is not None
+        assert ring.psk_root is not None
+        secrets += [base64.b64encode(k.reveal()).decode() for k in (*ring.private.values(), ring.psk_root)]
+        shown += (place / "mesh.lock").read_text() + (place / "mesh.keys").read_text()
+    conf += lab_file("a", f"/etc/meshd/{NAME}.conf")
     secrets += re.findall(r"^(?:PrivateKey|PresharedKey) = (\S+)$", conf, re.M)
-    assert len(secrets) >= 6
-    shown = "".join(r.stdout + r.stderr for r in (first, plan, status)) + "\n".join(seen["arguments"])
-    shown += (folder / "mesh.lock").read_text() + (folder / "mesh.keys").read_text()
+    assert len(set(secrets)) == 2 + 2 * 4, "the keys have changed"
     shown += lab_file("a", f"/etc/meshd/{NAME}.manifest.json")
     assert not [secret for secret in secrets if secret in shown]
     assert seen["arguments"], "the watcher saw nothing"
@@ -194,8 +194,13 @@ def test_the_users_own_road_works_as_the_labs_does(folder: Path, monkeypatch: py
         assert (applied.returncode, "1 of 1 link alive" in applied.stdout) == (0, True), applied
         again = inside(folder, "apply", "--yes", "--become-password-file", "sudo")
         assert (again.returncode, "nothing to do" in again.stdout) == (0, True), again
+        rotated = inside(folder, "rotate", "--yes", "--become-password-file", "sudo")
+        assert (rotated.returncode, "the keys are changed" in rotated.stdout) == (0, True), rotated
+        once_more = inside(folder, "plan", "--detailed-exitcode", "--become-password-file", "sudo")
+        assert once_more.returncode == 0, once_more
     lock = (folder / "mesh.lock").read_text()
     assert all(key in lock for address in addresses.values() for key in address.host_keys)
+    assert "psk_epoch: 2\nhosts:" in lock
 
 
 def inside(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

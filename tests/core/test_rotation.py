@@ -204,7 +204,7 @@ def test_it_is_said_wherever_the_mesh_is_shown() -> None:
     assert (finding.code, finding.hosts) == ("rotation", ("c",))
     assert finding.what == "keys are being changed: the old ones stay until c knows the next ones"
     (finding,) = moved(both).mesh.findings
-    assert finding.what == "keys are being changed: the old ones are still taken by a, b, c"
+    assert finding.what == "keys are being changed: a, b, c still take the old ones"
     silent = both.plan(world(THREE).applied() | {"c": HostError("c", "unreachable", "no answer")})
     assert silent.findings == both.mesh.findings
 

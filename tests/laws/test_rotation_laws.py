@@ -20,7 +20,7 @@ from meshctl.core import bundle, keys, mesh, plan, rotation
 from meshctl.core.canonical import PublicConf
 from meshctl.core.errors import HostError
 from meshctl.core.keys import KeyRing, NextRoot, Secret
-from meshctl.core.lock import Lock
+from meshctl.core.lock import Lock, Stage
 from meshctl.core.report import Report
 from meshctl.core.spec import Spec
 
@@ -88,6 +88,19 @@ class Rehearsal:
             self.lock = lock = rotation.move(lock, mesh_.announced_to())
             reached("moved")
 
+    def cancel(self, silent: set[str]) -> None:
+        """`meshctl rotate --cancel`."""
+        if self.lock.rotation is None or self.lock.rotation.stage is not Stage.ANNOUNCE:
+            return
+        _, locked, ring, bundles = self._desired(self.ring, rotation.cancel(self.lock))
+        self.lock = locked
+        self.check()
+        self.ring = ring
+        self.check()
+        for name in sorted(set(bundles) - silent):
+            self.reports[name] = plan.after(bundles[name], self.reports[name], RELEASE)
+            self.check()
+
     def _begun(self, chosen: tuple[str, ...]) -> tuple[KeyRing, Lock]:
         self.drawn += 1
         names = chosen or tuple(self.lock.hosts)
@@ -133,6 +146,7 @@ def shared(peer: object) -> set[str]:
 @st.composite
 def runs(draw: st.DrawFn, names: str) -> Iterator[dict[str, object]]:
     return {
+        "cancel": draw(st.sampled_from([True, False, False])),
         "chosen": draw(st.sampled_from([(), ("b",), ("a", "c")])),
         "silent": set(draw(st.lists(st.sampled_from(names), max_size=2))),
         "taken_back": draw(st.booleans()),
@@ -147,7 +161,10 @@ def test_keys_change_whatever_happens(shape: str, data: st.DataObject) -> None:
     first = now.confs()
     for run in data.draw(st.lists(runs("abc"), max_size=8)):
         try:
-            now.run(**run)
+            if run.pop("cancel"):
+                now.cancel(run["silent"])
+            else:
+                now.run(**run)
         except Died:
             now.check()
     # whatever was begun ends as soon as everybody is there, and then everybody has other keys than at first
