@@ -89,7 +89,8 @@ impl Device {
         if self.watches_paths {
             shared.set_path(None, Time(0));
         }
-        let peer = PeerState::new(*key, shared, self.next_serial);
+        let remote = self.former.remote(*key);
+        let peer = PeerState::new(remote, shared, self.next_serial);
         self.next_serial += 1;
         match self.peers.get_mut(slot as usize) {
             Some(place) => *place = Some(peer),
@@ -113,7 +114,9 @@ impl Device {
             self.by_next.remove(&next);
         }
         if let Some(place) = self.peers.get_mut(slot as usize) {
-            *place = None;
+            for remote in place.take().iter().flat_map(|peer| &peer.remotes) {
+                self.former.note(remote);
+            }
             self.free_slots.push(slot);
         }
         self.reroute(slot);

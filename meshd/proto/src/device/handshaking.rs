@@ -4,25 +4,22 @@
 //! load, the whole message before any state is touched. What fails is dropped in silence.
 
 use core::sync::atomic::Ordering;
-use core::time::Duration;
 
 use super::rotation::{Begun, Proof, ALTERNATE_TIMEOUT, MOVES};
+use super::spacing::{DISTANCE, INITIATION_INTERVAL};
 use super::{jitter, Device, UNDER_LOAD_FOR, UNDER_LOAD_QUEUE};
 use crate::cookie::Verdict;
 use crate::crypto;
 use crate::endpoint::Endpoint;
 use crate::handshake::{Introduced, Pending, Proven};
+use crate::messages::REKEY_TIMEOUT;
 use crate::messages::{self, CookieReply, Handshake, Initiation, Response};
-use crate::messages::{INITIATIONS_PER_SECOND, REKEY_TIMEOUT};
 use crate::outputs::{Datagram, Event};
 use crate::status::Trouble;
 use crate::time::Time;
 use crate::timers::Timer;
 use crate::Context;
 
-/// Initiations of one peer that come faster than this are dropped.
-const INITIATION_INTERVAL: Duration =
-    Duration::from_nanos(1_000_000_000 / INITIATIONS_PER_SECOND as u64);
 /// After so many answers that were not used we say so.
 const SUSPICIOUS_ANSWERS: u32 = 2;
 
@@ -94,7 +91,8 @@ impl Device {
             .is_some_and(|at| !at.expired(now, UNDER_LOAD_FOR))
     }
 
-    /// Starts a handshake with a peer, unless one was started less than 5 s ago: then it is put off until it may be.
+    /// Starts a handshake with a peer, unless one was started less than 5 s ago, or its keys have just been sent an initiation: then it is
+    /// put off until it may be.
     /// `retry` is false when a packet asks for it.
     pub(super) fn initiate(&mut self, slot: u32, ctx: &mut Context<'_>, retry: bool) {
         let now = ctx.now;
@@ -115,12 +113,16 @@ impl Device {
             self.trouble(slot, now, Trouble::NoEndpoint);
             return;
         };
-        let ready = peer
-            .last_handshake_sent
-            .map(|last| last.after(REKEY_TIMEOUT));
         // Another pair of keys need not wait: what had no answer was another handshake.
         let alternate = retry && alternates;
-        if let Some(ready) = ready.filter(|ready| *ready > now && !alternate) {
+        let rekey = peer.last_handshake_sent.filter(|_| !alternate);
+        let initiated = peer.remotes.iter().filter_map(|remote| remote.initiated);
+        let ready = [
+            rekey.map(|last| last.after(REKEY_TIMEOUT)),
+            initiated.max().map(|last| last.after(DISTANCE)),
+        ];
+        let ready = ready.into_iter().flatten().max();
+        if let Some(ready) = ready.filter(|ready| *ready > now) {
             if !self.timers.is_set(slot, Timer::Retransmit) {
                 self.defer(slot, ready);
             }
@@ -140,6 +142,8 @@ impl Device {
             return;
         };
         remote.maker.stamp(&mut message, now);
+        remote.initiated = Some(now);
+        self.former.let_go(now);
         let begun = Begun {
             pending,
             own: identity.public,

@@ -9,7 +9,7 @@
 //! [`crate::Outputs::datagrams`]. When nothing happens there is no deadline and the thread sleeps for good.
 //!
 //! Files: `config.rs` what the user sets; `handshaking.rs` messages 1, 2 and cookies; `rotation.rs` which of two keys;
-//! `ending.rs` sessions whose keys are gone; `timing.rs` what follows from time and from the packet threads' signals; `keeping.rs` what outlives the process.
+//! `ending.rs` sessions whose keys are gone; `spacing.rs` the distance between initiations; `timing.rs` what follows from time and from the packet threads' signals; `keeping.rs` what outlives the process.
 
 mod config;
 mod ending;
@@ -18,6 +18,7 @@ mod keeping;
 mod rotation;
 #[cfg(any(test, feature = "fuzzing"))]
 mod sound;
+mod spacing;
 mod timing;
 
 pub use config::{NoSuchPeer, Upsert};
@@ -45,6 +46,7 @@ use crate::timers::{Timer, Timers};
 use crate::wake::Bell;
 use crate::{Context, Session};
 use rotation::{Begun, Own, Proof, Remote};
+use spacing::Former;
 
 /// Key material is erased this long after the last new session (paper section 6.3).
 const ZERO_KEYS_AFTER: Duration = Duration::from_secs(3 * REJECT_AFTER_TIME.as_secs());
@@ -72,6 +74,8 @@ pub struct Device {
     by_next: BTreeMap<PublicKey, u32>,
     /// Whose handshake or session each of our indices is.
     indices: BTreeMap<u32, u32>,
+    /// Keys that were taken out a moment ago.
+    former: Former,
     next_serial: u64,
     allowed_ips: AllowedIps,
     timers: Timers,
@@ -137,7 +141,7 @@ struct PeerState {
 }
 
 impl PeerState {
-    fn new(key: PublicKey, shared: Peer, serial: u64) -> Self {
+    fn new(remote: Remote, shared: Peer, serial: u64) -> Self {
         let former = shared.place.as_ref().filter(|place| place.known);
         let inherited = former.is_some();
         if let Some(endpoint) = former.and_then(Place::endpoint) {
@@ -147,7 +151,7 @@ impl PeerState {
             inherited,
             shared: Arc::new(shared),
             serial,
-            remotes: vec![Remote::new(key)],
+            remotes: vec![remote],
             preshared_key: PresharedKey::default(),
             next_preshared_key: None,
             proof: None,
@@ -218,6 +222,7 @@ impl Device {
             by_key: BTreeMap::new(),
             by_next: BTreeMap::new(),
             indices: BTreeMap::new(),
+            former: Former::default(),
             next_serial: 0,
             allowed_ips: AllowedIps::default(),
             timers: Timers::default(),

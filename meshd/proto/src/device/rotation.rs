@@ -47,6 +47,8 @@ pub(super) struct Own {
 pub(super) struct Remote {
     pub key: PublicKey,
     pub maker: Maker,
+    /// When it was sent its last initiation (`spacing.rs`).
+    pub initiated: Option<Time>,
     /// DH with our keys, by the public one, computed when first needed; `None` is a weak key.
     shared: Vec<(PublicKey, Option<Secret>)>,
 }
@@ -80,6 +82,7 @@ impl Remote {
         Self {
             key,
             maker: Maker::new(&key),
+            initiated: None,
             shared: Vec::new(),
         }
     }
@@ -228,17 +231,22 @@ impl Device {
             };
             let mut former = core::mem::take(&mut peer.remotes);
             let mut kept = false;
-            for key in [Some(current), next].into_iter().flatten() {
+            let remotes = [Some(current), next].into_iter().flatten().map(|key| {
                 let known = former.iter().position(|remote| remote.key == *key);
                 kept |= known.is_some();
-                let remote = known.map_or_else(|| Remote::new(*key), |at| former.swap_remove(at));
-                peer.remotes.push(remote);
-            }
+                known.map_or_else(|| device.former.remote(*key), |at| former.swap_remove(at))
+            });
+            let remotes = remotes.collect();
+            let Some(peer) = device.state_mut(slot) else {
+                return;
+            };
+            peer.remotes = remotes;
             let begun = peer.pending.as_ref();
             let lost = begun.is_some_and(|begun| peer.remote(&begun.theirs).is_none());
             // Nobody has shown to be the same under other keys: what was made with the former ones is a stranger's.
             let stranger = !kept;
             for remote in former {
+                device.former.note(&remote);
                 device.by_key.remove(&remote.key);
                 device.by_next.remove(&remote.key);
             }
@@ -316,8 +324,9 @@ impl Device {
             return;
         };
         self.by_next.remove(key);
-        if let Some(peer) = self.state_mut(slot) {
-            peer.remotes.truncate(1);
+        let gone = self.state_mut(slot).map(|peer| peer.remotes.split_off(1));
+        for remote in gone.iter().flatten() {
+            self.former.note(remote);
         }
     }
 

@@ -11,6 +11,7 @@ mod load;
 mod moving;
 mod rotation;
 mod rules;
+mod spacing;
 mod traffic;
 mod uapi;
 mod weather;
