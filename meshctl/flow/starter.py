@@ -29,7 +29,7 @@ _REST = """\
 def write(file: Path, name: str, hosts: Sequence[str]) -> tuple[Path, ...]:
     """Write the file, and a .gitignore line for its keys; the paths written.
 
-    `hosts` are `NAME=USER@ADDRESS`. Failed when the file is there already; Invalid when it would not be right.
+    `hosts` are `NAME=USER@ADDRESS`. Failed when the file is there already, or would not be right.
     """
     meshdir.new(file)
     if (fault := names.mesh_name_fault(name)) is not None:
@@ -38,6 +38,7 @@ def write(file: Path, name: str, hosts: Sequence[str]) -> tuple[Path, ...]:
             hint = f"name the mesh before its hosts: meshctl init prod {name}"
         raise Failed(fault, hint, "usage")
     named = [_host(word) for word in hosts or _EXAMPLE]
+    _no_two_alike(hosts or _EXAMPLE, named)
     lines = [f"mesh: {name}", "hosts:", *(f"  {host}: {ssh}" for host, ssh in named)]
     text = "\n".join(lines) + "\n" + _REST % {"first": named[0][0]}
     parse.parse(yamlfile.parse(text.encode(), str(file)), str(file))
@@ -48,6 +49,20 @@ def write(file: Path, name: str, hosts: Sequence[str]) -> tuple[Path, ...]:
         return (file,)
     meshdir.write(ignore, "\n".join([*kept, line]) + "\n")
     return (file, ignore)
+
+
+def _no_two_alike(words: Sequence[str], named: Sequence[tuple[str, str]]) -> None:
+    """Failed when two words of the command line name one host, or one machine."""
+    by_name: dict[str, str] = {}
+    by_address: dict[tuple[str, int | None], str] = {}
+    for word, (host, _) in zip(words, named, strict=True):
+        address = SshAddress.parse(word.partition("=")[2] or word)
+        if (first := by_name.get(host)) is not None:
+            raise Failed(f"{word}: {first} is called {host} too", "give each host a name of its own", "usage")
+        if (first := by_address.get((address.host, address.port))) is not None:
+            what = f"{word}: {first} has this SSH address too, and one machine is one host"
+            raise Failed(what, "name each machine once", "usage")
+        by_name[host] = by_address[address.host, address.port] = word
 
 
 def _host(word: str) -> tuple[str, str]:
