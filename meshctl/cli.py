@@ -303,6 +303,7 @@ def render(screen: Screen, /, words: tuple[str, ...], as_json: bool, **given: op
     \b
     meshctl render ./bundles
     """
+    from meshctl import views
     from meshctl.flow import river
 
     file, rest = options.file_and_hosts(words)
@@ -312,6 +313,7 @@ def render(screen: Screen, /, words: tuple[str, ...], as_json: bool, **given: op
     if as_json:
         screen.json({"schema": 1, "mesh": desired.mesh.name, "bundles": {h: b.id for h, b in desired.bundles.items()}})
     screen.say(f"wrote {len(desired.bundles)} bundles to {rest[0]}; they hold private keys")
+    screen.talk(views.findings(desired.mesh))
     return 0
 
 

@@ -181,13 +181,18 @@ def status(status: Status, *, lab: bool = False) -> Iterator[Line]:
 
 def mesh(mesh: Mesh, file: str) -> Iterator[Line]:
     """What `check` says of a file that is right."""
-    for finding in mesh.findings:
-        yield from _finding(finding)
+    yield from findings(mesh)
     hosts, count = len(mesh.hosts), len(mesh.links)
     networks = " and ".join(map(str, mesh.networks))
     yield line(
         f"{file} is right: {mesh.name}, {hosts} {_noun('host', hosts)}, {count} {_noun('link', count)}, {networks}"
     )
+
+
+def findings(mesh: Mesh) -> Iterator[Line]:
+    """What isn't wrong in the file and is to be known all the same."""
+    for finding in mesh.findings:
+        yield from _finding(finding)
 
 
 def unopened(keys: str) -> Iterator[Line]:

@@ -23,7 +23,7 @@ from meshctl.core.plan import Plan, Release
 from meshctl.core.report import Report, Vitals
 from meshctl.core.spec import Spec, SshAddress
 from meshctl.core.status import Status
-from meshctl.flow import labs
+from meshctl.flow import labs, safekeeping
 from meshctl.flow.progress import Progress, Silent
 from meshctl.shell import assets, bundledir, keyring, meshdir, sshconfig, yamlfile
 from meshctl.shell.keyring import VaultSource
@@ -143,7 +143,12 @@ def check(run: Run) -> Mesh:
     """Everything that can be known without contacting anybody; encrypted keys are opened if a password is given."""
     files = read(run, secrets=not keys_stay_shut(run))
     places = {name: place for name, (_, place) in _roads(files).items()} if sshconfig.available() else {}
-    return meant(files, places)[0]
+    return _kept(run, meant(files, places)[0])
+
+
+def _kept(run: Run, found: Mesh) -> Mesh:
+    """With what is to be said of the safekeeping of its keys."""
+    return replace(found, findings=(*found.findings, *safekeeping.findings(run.mesh, run.vault)))
 
 
 def render(run: Run, folder: Path) -> Desired:
@@ -153,7 +158,7 @@ def render(run: Run, folder: Path) -> Desired:
         desired = desire(files, {name: place for name, (_, place) in _roads(files).items()}, {})
         persist(run, files, desired.lock, desired.ring)
         bundledir.write(folder, desired.bundles.values())
-    return desired
+    return replace(desired, mesh=_kept(run, desired.mesh))
 
 
 def release() -> Release:

@@ -22,7 +22,7 @@ from meshctl.core.mesh import Mesh
 from meshctl.core.plan import Action, Plan
 from meshctl.core.report import PeerVitals, Report, Vitals
 from meshctl.core.status import LinkStatus, Status
-from meshctl.flow import river
+from meshctl.flow import river, safekeeping
 from meshctl.flow.river import MESHD, Desired, Files, Run, Session
 from meshctl.shell import ansible, keyring, meshdir
 from meshctl.shell.ansible import StepEvent, Target
@@ -114,7 +114,9 @@ def make_plan(session: Session, files: Files | None = None) -> Planned:
     """Observe and compare, with these files or with those on disk; nothing is written anywhere."""
     reports = session.observe()
     desired = session.desire(reports, files)
-    return Planned(session.diff(desired, reports), desired.mesh, desired.lock, reports, desired)
+    planned = session.diff(desired, reports)
+    told = safekeeping.findings(session.run.mesh, session.run.vault)
+    return Planned(replace(planned, findings=(*planned.findings, *told)), desired.mesh, desired.lock, reports, desired)
 
 
 def removal_plan(session: Session) -> Planned:
