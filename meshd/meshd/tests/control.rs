@@ -4,9 +4,10 @@
 
 mod common;
 
-use common::{hosts, Mesh};
+use common::{hosts, Host, Mesh};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::thread::sleep;
 use std::time::Duration;
 
 #[test]
@@ -63,6 +64,79 @@ fn bad_requests_and_too_many_connections_end_nothing_else() {
     assert_eq!(a.status("prod")["state"], "running");
     assert!(a.sh("wg show prod").contains("interface: prod"));
     assert!(!a.has_ended(daemon));
+}
+
+/// What a process has taken so far: bytes of memory, and hundredths of a second.
+fn taken(host: &Host, pid: u32) -> (u64, u64) {
+    // Fields 14, 15 and 24 of proc_pid_stat(5); the name before has no space here.
+    let stat = host.sh(&format!("cat /proc/{pid}/stat"));
+    let field = |n: usize| stat.split(' ').nth(n - 1).unwrap().parse::<u64>().unwrap();
+    (field(24) * 4096, field(14) + field(15))
+}
+
+#[test]
+fn who_asks_and_never_reads_costs_no_memory_and_no_time() {
+    let Some([mut a]) = hosts::<1>() else { return };
+    let mesh = Mesh::new(2);
+    let daemon = a.run("prod");
+    a.apply("prod", &(mesh.interface(1, "") + &mesh.peer(2, "")));
+    let pid = a.pid(daemon);
+    let (memory, _) = taken(&a, pid);
+    let asks = [
+        ("meshd", "{\"do\":\"status\"}\n"),
+        ("meshd", "{\"do\":\"ping\",\"wait_s\":600}\n"),
+        ("wireguard", "get=1\n\n"),
+    ];
+    let mut clients = Vec::new();
+    for (folder, request) in asks {
+        let path = format!("/proc/{}/root/run/{folder}/prod.sock", a.holder());
+        let mut client = UnixStream::connect(path).unwrap();
+        client
+            .set_write_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
+        let requests = request.repeat(10_000);
+        // The 16th time a client that isn't read from has long filled what lies between.
+        for _ in 0..16 {
+            if client.write_all(requests.as_bytes()).is_err() {
+                break;
+            }
+        }
+        clients.push(client);
+    }
+    // One of them says no more, and yet never reads.
+    let last = clients.last().unwrap();
+    last.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(a.status("prod")["state"], "running");
+    let (more, before) = taken(&a, pid);
+    assert!(more < memory + (16 << 20), "{memory} to {more} bytes");
+    sleep(Duration::from_millis(500));
+    let (_, after) = taken(&a, pid);
+    assert!(after - before < 10, "{} of 50 ticks", after - before);
+}
+
+#[test]
+fn with_no_descriptor_left_nothing_spins_and_who_connects_is_told() {
+    let Some([mut a]) = hosts::<1>() else { return };
+    let mesh = Mesh::new(2);
+    let daemon = a.run("prod");
+    a.apply("prod", &(mesh.interface(1, "") + &mesh.peer(2, "")));
+    let pid = a.pid(daemon);
+    let limit = |n: &str| a.sh(&format!("prlimit --pid {pid} --nofile={n}:"));
+    let was = a.sh(&format!(
+        "prlimit --pid {pid} --nofile -o SOFT --noheadings"
+    ));
+    limit("3");
+    let sockets = ["meshd", "wireguard"]
+        .map(|folder| format!("/proc/{}/root/run/{folder}/prod.sock", a.holder()));
+    let clients = sockets.map(|path| UnixStream::connect(path).unwrap());
+    let (_, before) = taken(&a, pid);
+    sleep(Duration::from_millis(500));
+    let (_, after) = taken(&a, pid);
+    assert!(after - before < 10, "{} of 50 ticks", after - before);
+    limit(was.trim());
+    assert_eq!(a.status("prod")["state"], "running");
+    assert!(a.sh("wg show prod").contains("interface: prod"));
+    drop(clients);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Waiting: an epoll set, a wake-up (eventfd), an alarm (timerfd on CLOCK_BOOTTIME) and signals (signalfd).
 //!
 //! Strategy: each is one descriptor with a safe face; the control thread sleeps in `Poller::wait`, packet threads in
-//! `wait_readable`. Level-triggered everywhere: a reader that leaves something behind is woken again.
+//! `wait_readable`. Level-triggered, so that a reader which leaves something behind is woken again; but for listening sockets,
+//! where there may be nothing to take it up with ([`crate::uapi_socket::Listener::accept`]).
 use crate::error::{Context, Error, Result};
 use crate::sys::{self, Zeroed};
 use std::io;
@@ -175,14 +176,9 @@ impl Poller {
             .context(|| "create an epoll set")
     }
 
-    fn control(&self, op: libc::c_int, fd: BorrowedFd<'_>, token: u64, write: bool) -> Result<()> {
-        let events = if write {
-            libc::EPOLLIN | libc::EPOLLOUT
-        } else {
-            libc::EPOLLIN
-        };
+    fn control(&self, op: libc::c_int, fd: BorrowedFd<'_>, token: u64, bits: i32) -> Result<()> {
         let mut event = libc::epoll_event {
-            events: events as u32,
+            events: bits as u32,
             u64: token,
         };
         // SAFETY: `event` is live; the kernel copies it.
@@ -193,17 +189,25 @@ impl Poller {
 
     /// Waits for `fd` to become readable from now on.
     pub fn add(&self, fd: impl AsFd, token: u64) -> Result<()> {
-        self.control(libc::EPOLL_CTL_ADD, fd.as_fd(), token, false)
+        self.control(libc::EPOLL_CTL_ADD, fd.as_fd(), token, libc::EPOLLIN)
     }
 
-    /// Also (or no longer) waits for room to write.
-    pub fn set_writable(&self, fd: impl AsFd, token: u64, write: bool) -> Result<()> {
-        self.control(libc::EPOLL_CTL_MOD, fd.as_fd(), token, write)
+    /// The same, but what was left behind wakes nobody again: only more that comes does.
+    pub fn add_edge(&self, fd: impl AsFd, token: u64) -> Result<()> {
+        let bits = libc::EPOLLIN | libc::EPOLLET;
+        self.control(libc::EPOLL_CTL_ADD, fd.as_fd(), token, bits)
+    }
+
+    /// From now on waits for `fd` to become readable, or to have room to write, or both; a failure is told in any case.
+    pub fn watch(&self, fd: impl AsFd, token: u64, read: bool, write: bool) -> Result<()> {
+        let read = if read { libc::EPOLLIN } else { 0 };
+        let write = if write { libc::EPOLLOUT } else { 0 };
+        self.control(libc::EPOLL_CTL_MOD, fd.as_fd(), token, read | write)
     }
 
     /// Forgets `fd`. Closing the last copy of a descriptor forgets it too.
     pub fn remove(&self, fd: impl AsFd) -> Result<()> {
-        self.control(libc::EPOLL_CTL_DEL, fd.as_fd(), 0, false)
+        self.control(libc::EPOLL_CTL_DEL, fd.as_fd(), 0, 0)
     }
 
     /// Sleeps until something is ready or `timeout` has passed (`None`: for ever); fills `ready`, which is cleared first. A

@@ -5,6 +5,7 @@
 //! ipc-uapi-unix.h, userspace_has_wireguard_interface). A socket file left by a dead daemon is replaced, one that answers is
 //! not; removed again on drop if it is still the file made here. Each connection comes with its peer's credentials.
 use crate::error::{Context, Error, Result};
+use crate::events::Event;
 use crate::sys::{self, Zeroed};
 use std::ffi::CString;
 use std::fs;
@@ -34,6 +35,8 @@ pub struct Listener {
     path: PathBuf,
     /// Device and inode of the file made here.
     file: Option<(u64, u64)>,
+    /// Holds a descriptor's place for when there are no more.
+    spare: Option<Event>,
 }
 
 impl Listener {
@@ -69,6 +72,7 @@ impl Listener {
             inner: UnixListener::from(fd),
             path: path.to_owned(),
             file,
+            spare: Event::new().ok(),
         })
     }
 
@@ -82,25 +86,43 @@ impl Listener {
             inner,
             path: path.to_owned(),
             file: None,
+            spare: Event::new().ok(),
         })
     }
 
     /// The next waiting connection, blocking like any stream, and who made it; `None` when nobody waits.
-    pub fn accept(&self) -> Result<Option<(UnixStream, Credentials)>> {
-        let what = || format!("accept on {}", self.path.display());
-        match self.inner.accept() {
-            Ok((stream, _)) => {
-                stream.set_nonblocking(false).context(what)?;
-                let who = credentials(stream.as_fd()).context(what)?;
-                Ok(Some((stream, who)))
+    ///
+    /// When there is no descriptor for it, a spare one lets it be taken up and hung up on, and so with all that wait: they are
+    /// told, and nothing stays behind that would wake the caller again and again. After an error something may stay behind
+    /// (the kernel gave the spare's place to somebody else), so wait by [`crate::events::Poller::add_edge`], and ask again when
+    /// a descriptor was closed.
+    pub fn accept(&mut self) -> Result<Option<(UnixStream, Credentials)>> {
+        let failed = |path: &Path, e| Error::new(format!("accept on {}", path.display()), e);
+        if self.spare.is_none() {
+            self.spare = Event::new().ok();
+        }
+        loop {
+            let full = match self.inner.accept() {
+                Ok((stream, _)) => match served(&stream) {
+                    Ok(who) => return Ok(Some((stream, who))),
+                    Err(_) => continue,
+                },
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(e) => e,
+            };
+            let errno = full.raw_os_error();
+            if !matches!(errno, Some(libc::EMFILE | libc::ENFILE)) || self.spare.take().is_none() {
+                return Err(failed(&self.path, full));
             }
-            Err(e)
-                if e.kind() == io::ErrorKind::WouldBlock
-                    || e.kind() == io::ErrorKind::ConnectionAborted =>
-            {
-                Ok(None)
+            // The kernel wants a descriptor before it looks whether anybody waits.
+            let hung_up = self.inner.accept().map(drop);
+            self.spare = Event::new().ok();
+            match hung_up {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(e) => return Err(failed(&self.path, e)),
             }
-            Err(e) => Err(Error::new(what(), e)),
         }
     }
 
@@ -131,6 +153,11 @@ impl Drop for Listener {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+fn served(stream: &UnixStream) -> io::Result<Credentials> {
+    stream.set_nonblocking(false)?;
+    credentials(stream.as_fd())
 }
 
 /// Others who start at the same time, or delete what is dead at the same time, come in between at most so often.
@@ -249,7 +276,7 @@ mod tests {
     fn serves_with_mode_0600_and_credentials_and_cleans_up() {
         let dir = folder("serve");
         let path = dir.join("x.sock");
-        let listener = Listener::bind(&path).unwrap();
+        let mut listener = Listener::bind(&path).unwrap();
         assert_eq!(
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600

@@ -172,7 +172,7 @@ impl Engine {
             let _ = std::fs::create_dir_all(folder);
         }
         let listener = Listener::bind(&path)?;
-        self.poller.add(&listener, UAPI)?;
+        self.poller.add_edge(&listener, UAPI)?;
         self.uapi = Some(listener);
         Ok(())
     }
@@ -383,7 +383,7 @@ impl Engine {
 
     /// Whatever is wrong with a new connection ends it and nothing else.
     fn accept(&mut self) {
-        while let Some(Ok(Some((stream, _)))) = self.uapi.as_ref().map(Listener::accept) {
+        while let Some(Ok(Some((stream, _)))) = self.uapi.as_mut().map(Listener::accept) {
             let Ok(conversation) = Conversation::new(stream) else {
                 continue;
             };
@@ -401,24 +401,17 @@ impl Engine {
             return;
         };
         let mut alive = conversation.receive(uapi::MAX_REQUEST).is_ok();
-        while let Some(request) = conversation.next(uapi::request_len) {
+        while let Some(request) = conversation.next(uapi::END) {
             if let Some(interface) = &mut self.interface {
                 let answer = interface.uapi(&mut self.world, &request);
                 conversation.answer(&answer);
             }
         }
-        match conversation.flush() {
-            Ok(left) => {
-                alive &= self
-                    .poller
-                    .set_writable(conversation.as_fd(), token, left)
-                    .is_ok();
-                alive &= left || !conversation.ended();
-            }
-            Err(_) => alive = false,
-        }
+        alive &= conversation.flush(&self.poller, token).unwrap_or(false);
         if !alive {
             self.conversations.remove(&token);
+            // Somebody may wait for its descriptor.
+            self.accept();
         }
     }
 }

@@ -123,7 +123,8 @@ impl Mesh {
             let _ = std::fs::create_dir_all(folder);
         }
         let control = Listener::bind(&path).map_err(fail)?;
-        engine.poller().add(&control, CONTROL).map_err(fail)?;
+        let added = engine.poller().add_edge(&control, CONTROL);
+        added.map_err(fail)?;
         let names = Names::new().map_err(fail)?;
         engine.poller().add(names.event(), NAMES).map_err(fail)?;
         let calendar = Alarm::on_calendar().map_err(fail)?;
@@ -405,7 +406,7 @@ impl Mesh {
         }
     }
 
-    fn accept(&mut self) {
+    pub(super) fn accept(&mut self) {
         while let Ok(Some((stream, who))) = self.control.accept() {
             if who.uid != 0 && who.uid != self.own_uid {
                 continue;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use meshd_proto::Time;
+use zeroize::Zeroizing;
 
 use super::mesh::{to_duration, Ending, Link, Mesh};
 use super::wire::{Request, Response, WireFailure, MAX_LINE};
@@ -54,12 +55,6 @@ impl Waiting {
 impl Mesh {
     /// Serves a connection of the command. Whatever is wrong with it ends it and nothing else.
     pub(super) fn converse(&mut self, token: u64) {
-        let line = |bytes: &[u8]| {
-            bytes
-                .iter()
-                .position(|byte| *byte == b'\n')
-                .map(|at| at + 1)
-        };
         let Some(conversation) = self.conversations.get_mut(&token) else {
             return;
         };
@@ -67,11 +62,7 @@ impl Mesh {
             self.hang_up(token);
             return;
         }
-        while let Some(request) = self
-            .conversations
-            .get_mut(&token)
-            .and_then(|c| c.next(line))
-        {
+        while let Some(request) = self.next_request(token) {
             match serde_json::from_slice(&request) {
                 Ok(request) => self.request(token, request),
                 Err(error) => {
@@ -85,6 +76,14 @@ impl Mesh {
             }
         }
         self.send_answers(token);
+    }
+
+    /// The next one of a connection, unless one of it waits for its answer: answers come in the order of their requests.
+    fn next_request(&mut self, token: u64) -> Option<Zeroizing<Vec<u8>>> {
+        if self.waiting.iter().any(|waiting| waiting.token == token) {
+            return None;
+        }
+        self.conversations.get_mut(&token)?.next(b"\n")
     }
 
     fn request(&mut self, token: u64, request: Request) {
@@ -263,7 +262,8 @@ impl Mesh {
                 Awaited::Ping => Ok(Response::Status(Box::new(self.status()))),
             };
             self.answer(token, &outcome.unwrap_or_else(Response::from));
-            self.send_answers(token);
+            // With what it has asked meanwhile.
+            self.converse(token);
         }
     }
 
@@ -386,18 +386,8 @@ impl Mesh {
         let Some(conversation) = self.conversations.get_mut(&token) else {
             return;
         };
-        let keep = match conversation.flush() {
-            Ok(left) => {
-                let watched = self
-                    .engine
-                    .poller()
-                    .set_writable(&*conversation, token, left)
-                    .is_ok();
-                watched && (left || !conversation.ended())
-            }
-            Err(_) => false,
-        };
-        if !keep {
+        let more = conversation.flush(self.engine.poller(), token);
+        if !more.unwrap_or(false) {
             self.hang_up(token);
         }
     }
@@ -406,6 +396,8 @@ impl Mesh {
     fn hang_up(&mut self, token: u64) {
         self.conversations.remove(&token);
         self.waiting.retain(|waiting| waiting.token != token);
+        // Somebody may wait for its descriptor.
+        self.accept();
     }
 }
 

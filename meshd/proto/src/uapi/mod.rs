@@ -56,12 +56,15 @@ pub trait Host {
     fn set_fwmark(&mut self, mark: u32) -> Result<(), Errno>;
 }
 
+/// What a request ends with: its last line's end, and an empty line.
+pub const END: &[u8] = b"\n\n";
+
 /// Length of the first whole request in `received`, empty line included; `None` if it isn't all there yet.
 pub fn request_len(received: &[u8]) -> Option<usize> {
     received
-        .windows(2)
-        .position(|pair| pair == b"\n\n")
-        .map(|at| at + 2)
+        .windows(END.len())
+        .position(|few| few == END)
+        .map(|at| at + END.len())
 }
 
 /// Answers one request (its empty line may be left out). The answer may hold keys and is erased when dropped; the caller
