@@ -284,7 +284,7 @@ def status(screen: Screen, /, file: Path | None, as_json: bool, **given: options
 @options.as_json
 @click.pass_obj
 def verify(screen: Screen, /, file: Path | None, as_json: bool, **given: options.Value) -> int:
-    """As status, and fail unless every host answers and every link is alive.
+    """As status, and fail unless every host answers, meshd is up on it and every link is alive.
 
     \b
     meshctl verify && echo the mesh is whole
@@ -418,7 +418,7 @@ def _change(
     if as_json:
         screen.json({"type": "outcome", **views.outcome_json(outcome)})
     elif not nothing:
-        screen.data(views.outcome(outcome))
+        screen.data(views.outcome(outcome, lab=bool(given["lab"])))
     return outcome.exit
 
 
@@ -432,7 +432,7 @@ def _status(screen: Screen, file: Path | None, *, as_json: bool, given: options.
     if as_json:
         screen.json(judged.to_json(found))
     else:
-        screen.data(views.status(found, lab=bool(given["lab"])))
+        screen.data(views.health(found, lab=bool(given["lab"])))
     if any(host.error for host in found.hosts):
         return _SOME_FAILED
     return 1 if strict and not found.healthy else 0

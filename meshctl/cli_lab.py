@@ -44,7 +44,8 @@ def lab_up(screen: Screen, /, file: Path | None, as_json: bool) -> int:
     if as_json:
         screen.json({"schema": 1, "hosts": {name: host.hostname for name, host in addresses.items()}})
     else:
-        screen.say(f"{len(addresses)} hosts are up: {', '.join(addresses)}")
+        are = "host is" if len(addresses) == 1 else "hosts are"
+        screen.say(f"{len(addresses)} {are} up: {', '.join(addresses)}")
         screen.say("next: meshctl apply --lab")
     return 0
 

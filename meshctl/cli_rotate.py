@@ -27,7 +27,7 @@ def rotate(screen: Screen, /, words: tuple[str, ...], yes: bool, as_json: bool, 
     meshctl rotate
     meshctl rotate c               # a new key pair for c alone
     """
-    from meshctl import views
+    from meshctl import views_rotate
     from meshctl.core import planjson
     from meshctl.flow import rotating, safely
 
@@ -39,16 +39,16 @@ def rotate(screen: Screen, /, words: tuple[str, ...], yes: bool, as_json: bool, 
     with safely.session(options.run_of(screen, file, given)) as session:
         begun = rotating.give_up(session) if cancel else rotating.begin(session, hosts, psk=psk)
         if as_json:
-            screen.json({"type": "rotation", **views.rotating_json(begun)})
+            screen.json({"type": "rotation", **views_rotate.rotating_json(begun)})
             screen.json({"type": "plan", **planjson.plan(begun.planned.plan)})
         else:
-            screen.data(views.rotating(begun))
+            screen.data(views_rotate.rotating(begun))
         if not yes and not begun.idle and not screen.ask("change these keys?"):
             raise Failed("nothing was changed: you said no", None, "refused")
         for step in rotating.carry_on(session, begun):
             if as_json:
-                screen.json({"type": "outcome", **views.step_json(step)})
+                screen.json({"type": "outcome", **views_rotate.step_json(step)})
             else:
-                screen.data(views.step(step))
+                screen.data(views_rotate.step(step, lab=bool(given["lab"])))
             code = step.outcome.exit
     return code

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
-from meshctl.core import planjson, rotation
+from meshctl.core import planjson
 from meshctl.core.changes import Change
 from meshctl.core.errors import Failed, HostError, Invalid, Problem
 from meshctl.core.mesh import Finding, Mesh
 from meshctl.core.plan import Action, HostPlan, Plan
 from meshctl.core.spec import Pair
 from meshctl.core.status import HostStatus, LinkStatus, State, Status, to_json
-from meshctl.flow.rotating import Rotating, Step
 from meshctl.flow.safely import HostOutcome, Interrupted, Outcome, Result
 from meshctl.flow.trust import Shown, Trusted
 
@@ -50,7 +48,7 @@ def plan(plan: Plan) -> Iterator[Line]:
             word = "gain" if sign == "+" else "lose"
             yield ((style, f"{sign} "), ("", f"{word} reach: {_pairs(pairs)}"))
     for finding in plan.findings:
-        yield from _finding(finding)
+        yield from told(finding)
     for name in plan.forget:
         yield (("dim", "= "), ("", f"{name} is gone from the mesh and has nothing of it left"))
     yield line(summary(plan), "bold")
@@ -70,13 +68,13 @@ def summary(plan: Plan) -> str:
     return f"Plan: {', '.join(parts)}"
 
 
-def outcome(outcome: Outcome) -> Iterator[Line]:
-    """One line of result a host, and why all was rolled back if it was."""
+def outcome(outcome: Outcome, *, lab: bool = False, then: str | None = None) -> Iterator[Line]:
+    """One line of result a host; and if all was rolled back why, what there is now, and what to type `then`."""
     width = max((len(h.host) for h in outcome.hosts), default=0)
     for host in outcome.hosts:
         yield from _host_outcome(host, width)
     if outcome.status is not None:
-        yield from status(outcome.status)
+        yield from status(outcome.status, lab=lab)
         running = {host.host for host in outcome.status.hosts if host.state == "running"}
         if any(link.state is not State.ALIVE and {link.a, link.b} <= running for link in outcome.status.links):
             yield from _hint(
@@ -90,60 +88,20 @@ def outcome(outcome: Outcome) -> Iterator[Line]:
         yield line("rolled back: nothing was kept on any host, because", "error")
         for why in outcome.rolled_back:
             yield (("error", "! "), ("", why))
+        yield from _as_before(outcome)
+        yield from _hint(
+            then or f"put that right, or take the change out of mesh.yaml; then: meshctl apply{in_lab(lab)}"
+        )
 
 
-def rotating(begun: Rotating) -> Iterator[Line]:
-    """Which keys change, and the plan of the step that comes first."""
-    if begun.stage is None:
-        yield line("giving up a change of keys: the current ones stay", "bold")
-        yield from plan(begun.planned.plan)
-        return
-    whose = _some(begun.hosts)
-    links = (
-        f"new pre-shared keys for all links (epoch {begun.psk_epoch - 1} -> {begun.psk_epoch})"
-        if begun.psk_epoch is not None
-        else ""
-    )
-    parts = "; ".join(filter(None, (f"new key pairs for {whose}" if whose else "", links)))
-    head = "going on with a change of keys: " if begun.begun else ""
-    yield line(f"{head}{parts or 'the old ones go'}", "bold")
-    shown = begun.planned.plan
-    yield from plan(replace(shown, findings=tuple(f for f in shown.findings if f.code != "rotation")))
-    if begun.known:
-        yield line("every host knows the next keys; the old ones are to go")
-
-
-def step(step: Step) -> Iterator[Line]:
-    """What became of a step of a change of keys; the links when there is no other step to come."""
-    if not step.outcome.rolled_back and rotation.may_move(step.lock):
-        yield from outcome(replace(step.outcome, status=None, waiting=0))
-        yield line("every host knows the next keys; now the old ones go")
-        return
-    yield from outcome(step.outcome)
-    if step.outcome.status is None:
-        for finding in step.findings:
-            yield from _finding(finding)
-    if step.stage is None:
-        yield line("the next keys are forgotten", "bold")
-    elif step.lock.rotation is None:
-        yield line("the keys are changed; the old ones are of no use any more, at the latest 15 s from now", "bold")
-
-
-def rotating_json(begun: Rotating) -> dict[str, Any]:
-    return {
-        "schema": 1,
-        "stage": str(begun.stage or "cancel"),
-        "begun": begun.begun,
-        "hosts": list(begun.hosts),
-        "psk_epoch": begun.psk_epoch,
-    }
-
-
-def step_json(step: Step) -> dict[str, Any]:
-    """`rotation` is what is left to do: null when nothing is."""
-    left = step.lock.rotation
-    waits = {"stage": str(left.stage), "waits_for": sorted(left.waits_for)} if left is not None else None
-    return {"stage": str(step.stage or "cancel"), **outcome_json(step.outcome), "rotation": waits}
+def _as_before(outcome: Outcome) -> Iterator[Line]:
+    """What there is after a change that was taken back."""
+    late = [h.host for h in outcome.hosts if h.result is Result.GOING_BACK]
+    if late:
+        goes = f"{late[0]} goes back by itself" if len(late) == 1 else f"{some(late)} go back by themselves"
+        yield line(f"{goes} within {outcome.back_within_s} s; then everything is as it was before", "bold")
+    else:
+        yield line("everything is as it was before", "bold")
 
 
 def links(status: Status) -> Iterator[Line]:
@@ -169,14 +127,22 @@ def links(status: Status) -> Iterator[Line]:
 def status(status: Status, *, lab: bool = False) -> Iterator[Line]:
     """Hosts that have something to say, and every link. `lab` says that hints are about the lab's hosts."""
     for host in status.hosts:
-        yield from _host_status(host, "meshctl apply --lab" if lab else "meshctl apply")
+        yield from _host_status(host, f"meshctl apply{in_lab(lab)}")
     if status.links:
         yield from links(status)
     for finding in status.findings:
-        yield from _finding(finding)
+        yield from told(finding)
     alive = sum(1 for link in status.links if link.state is State.ALIVE)
     if status.links:
         yield line(f"{alive} of {len(status.links)} {_noun('link', len(status.links))} alive", "bold")
+
+
+def health(found: Status, *, lab: bool = False) -> Iterator[Line]:
+    """What `status` and `verify` say: hosts and links, and never nothing."""
+    yield from status(found, lab=lab)
+    if not found.links:
+        up, asked = sum(1 for host in found.hosts if host.state == "running" and not host.reason), len(found.hosts)
+        yield line(f"{up} of {asked} {_noun('host', asked)} up; there is no link to probe", "bold")
 
 
 def mesh(mesh: Mesh, file: str) -> Iterator[Line]:
@@ -192,7 +158,7 @@ def mesh(mesh: Mesh, file: str) -> Iterator[Line]:
 def findings(mesh: Mesh) -> Iterator[Line]:
     """What isn't wrong in the file and is to be known all the same."""
     for finding in mesh.findings:
-        yield from _finding(finding)
+        yield from told(finding)
 
 
 def unopened(keys: str) -> Iterator[Line]:
@@ -294,12 +260,16 @@ def _problem(problem: Problem, source: Source) -> Iterator[Line]:
     yield from _hint(problem.hint)
 
 
+def in_lab(lab: bool) -> str:
+    return " --lab" if lab else ""
+
+
 def _hint(hint: str | None) -> Iterator[Line]:
     if hint:
         yield (("hint", "  hint: "), ("", hint))
 
 
-def _finding(finding: Finding) -> Iterator[Line]:
+def told(finding: Finding) -> Iterator[Line]:
     yield (("change", "! "), ("", finding.what))
     yield from _hint(finding.hint)
 
@@ -354,6 +324,7 @@ def _host_outcome(host: HostOutcome, width: int) -> Iterator[Line]:
         Result.REMOVED: ("-", "remove"),
         Result.ROLLED_BACK: ("=", "change"),
         Result.GOING_BACK: ("~", "change"),
+        Result.UNTOUCHED: ("=", "dim"),
         Result.FAILED: ("!", "error"),
     }[host.result]
     why = f": {host.error.what}" if host.error else ""
@@ -366,8 +337,8 @@ def _host_status(host: HostStatus, apply: str) -> Iterator[Line]:
     if host.error is not None:
         yield (("error", "! "), ("bold", host.host), ("", f"  {host.error.what}"))
         yield from _hint(host.error.hint)
-    elif host.state is not None and host.state != "running":
-        yield (("error", "! "), ("bold", host.host), ("", f"  meshd is {host.state}"))
+    elif host.reason is not None:  # whoever mends it wants to know that the host itself is there
+        yield (("error", "! "), ("bold", host.host), ("", f"  SSH answers, but {host.reason}"))
         yield from _hint(apply)
     if about:  # whom to ask matters most where something is wrong
         yield (("bold", f"{host.host}: "), ("", about))
@@ -395,7 +366,7 @@ def _pairs(pairs: Sequence[Pair]) -> str:
     return shown + (f" and {len(pairs) - _MOST_PAIRS} more" if len(pairs) > _MOST_PAIRS else "")
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= _MOST_PAIRS else f"{len(names)} hosts"
 
 

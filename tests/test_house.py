@@ -33,6 +33,7 @@ RIVER = [
     "rotation",
     "topology",
     "mesh",
+    "closed",
     "wgconf",
     "wgread",
     "canonical",

@@ -8,12 +8,12 @@ them) is left out on both sides and said as a finding, so that no configuration 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 from meshctl.core import ip, rotation
 from meshctl.core.addresses import Allotment, allot, derive
-from meshctl.core.errors import Invalid, Problem
+from meshctl.core.errors import Invalid, Problem, Where
 from meshctl.core.keys import PublicKey
 from meshctl.core.lock import Lock, LockedHost
 from meshctl.core.spec import HostSpec, KillSwitch, Pair, Route, Spec, SshAddress, pair
@@ -66,6 +66,7 @@ class Host:
     exit: bool = False
     route: Route | None = None
     next_public_key: PublicKey | None = None
+    closed_at: Where | None = field(default=None, compare=False)  # a place in the file, and no part of the network
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,7 @@ def resolve(
             exit=host.exit,
             route=host.route,
             next_public_key=following.get(name),
+            closed_at=host.closed_at,
         )
         for name, host in sorted(spec.hosts.items())
     }

@@ -12,7 +12,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from meshctl.core import ip, names, shape, tree
-from meshctl.core.errors import Invalid
+from meshctl.core.errors import Invalid, Where
 from meshctl.core.shape import Path
 from meshctl.core.spec import Full, HostSpec, Hub, LabSpec, Lines, Links, Route, Spec, Users
 
@@ -73,7 +73,16 @@ class _Parser:
             addresses=tuple(host.address or ()),
             kill_switch=_own_or(host, base, "kill_switch"),
             exit=bool(host.exit),
+            closed_at=self._closed_at(name, host, base),
         )
+
+    def _closed_at(self, name: str, host: Host, base: Defaults | None) -> Where | None:
+        users: Users | None = _own_or(host, base, "route")
+        closing = {"kill_switch": _own_or(host, base, "kill_switch"), "route": users and not users.only}
+        for word in (word for word, closes in closing.items() if closes):
+            own = word in host.model_fields_set
+            return self._where(("hosts", name, word) if own else ("defaults", word), key=True)
+        return None
 
     # the rules between two places
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from meshctl.core import ip, reach
+from meshctl.core import closed, ip, reach
 from meshctl.core.bundle import Bundle
 from meshctl.core.canonical import PublicConf
 from meshctl.core.changes import Change, compare, facts
@@ -112,7 +112,7 @@ def diff(
         if isinstance(report, HostError):
             plans.append(HostPlan(name, Action.NONE, errors=(report,)))
         elif name in mesh.hosts:
-            plans.append(_member(bundles[name], report, names, release))
+            plans.append(_member(mesh, bundles[name], report, names, release))
         elif _of_another(report, lock.leaving[name].public_key):
             plans.append(HostPlan(name, Action.NONE))  # it has moved on: nothing there is this mesh's any more
         else:
@@ -166,11 +166,13 @@ def after(bundle: Bundle, before: Report, release: Release) -> Report:
     )
 
 
-def _member(bundle: Bundle, report: Report, names: Mapping[PublicKey, str], release: Release) -> HostPlan:
+def _member(mesh: Mesh, bundle: Bundle, report: Report, names: Mapping[PublicKey, str], release: Release) -> HostPlan:
     desired = bundle.public
     if desired is None:
         return _leaver(bundle.name, report)
     errors = tuple(_preflight(bundle, desired, report, release))
+    if (refused := closed.refused(mesh, mesh.hosts[report.host], report.ssh)) is not None:
+        errors = (*errors, refused)
     daemon = report.daemon
     if daemon is None or (not daemon.conf.text and not daemon.running.text):
         changes: tuple[Change, ...] = tuple(_creation(desired, report, names, release))

@@ -12,9 +12,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import Literal, TypeVar
 
-from meshctl.core import canonical
+from meshctl.core import canonical, ip
 from meshctl.core.canonical import PublicConf
 from meshctl.core.errors import HostError
 from meshctl.core.jsonread import Json, clean, load
@@ -90,6 +91,7 @@ class Vitals:
     features: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     peers: tuple[PeerVitals, ...] = ()
+    link_up: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,9 @@ class Daemon:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One host, observed. `ports` are the UDP ports that others than this mesh use there."""
+    """One host, observed. `ports` are the UDP ports that others than this mesh use there; `ssh` is the client's address
+    and the server's port of the connection that it was asked by, None when it doesn't know.
+    """
 
     host: str
     uid: int
@@ -152,6 +156,7 @@ class Report:
     link: Literal["ours", "foreign", "none"] = "none"
     ports: frozenset[int] = frozenset()
     daemon: Daemon | None = None
+    ssh: tuple[ip.Addr, int] | None = None
 
 
 def parse(host: str, output: str) -> Report:
@@ -206,6 +211,7 @@ def _report(host: str, output: str) -> Report:
         link=_one_of(_get(words, "link"), "link", ("ours", "foreign", "none")),
         ports=_ports(words.get("ports", "")),
         daemon=None if daemon == "none" else _daemon(load(daemon)),
+        ssh=_ssh(words["ssh"]) if "ssh" in words else None,
     )
 
 
@@ -244,6 +250,17 @@ def _ports(text: str) -> frozenset[int]:
     if not all(re.fullmatch(r"[0-9]{1,5}", item) for item in items):
         raise ValueError("ports holds something that is not a port")
     return frozenset(map(int, items))
+
+
+def _ssh(text: str) -> tuple[ip.Addr, int]:
+    client, _, port = text.strip().partition(" ")
+    if not re.fullmatch(r"[0-9]{1,5}", port):
+        raise ValueError("ssh is not ADDRESS PORT")
+    try:
+        addr = ip_address(client.partition("%")[0])  # a link-local address carries its link
+    except ValueError:
+        raise ValueError("ssh is not ADDRESS PORT") from None
+    return getattr(addr, "ipv4_mapped", None) or addr, int(port)
 
 
 def _file(text: str) -> FileState:
@@ -285,6 +302,7 @@ def _vitals(data: Json) -> Vitals:
         features=data.texts("features"),
         notes=data.texts("notes"),
         peers=_peers(data),
+        link_up=data.truth_or_none("link_up"),
     )
 
 

@@ -114,6 +114,8 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class HostSpec:
+    """`closed_at` is the word that lets nothing of this host out past the mesh, if there is one."""
+
     name: str
     ssh: SshAddress
     where: Where
@@ -130,6 +132,7 @@ class HostSpec:
     kill_switch: KillSwitch | None = None
     exit: bool = False
     route: Route | None = None
+    closed_at: Where | None = None
 
 
 @dataclass(frozen=True, slots=True)

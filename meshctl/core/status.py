@@ -8,8 +8,8 @@ handshake alone has a reason all the same: that no ping was answered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -47,7 +47,9 @@ class LinkStatus:
 
 @dataclass(frozen=True, slots=True)
 class HostStatus:
-    """One host; `error` says why it couldn't be asked. `notes` are what its daemon wants known."""
+    """One host; `error` says why it could not be asked, `reason` what is wrong with one that was. `state` is None when
+    nobody asked. `notes` are what its daemon wants known.
+    """
 
     host: str
     version: str | None = None
@@ -58,6 +60,7 @@ class HostStatus:
     owner: str | None = None
     note: str | None = None
     error: HostError | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,9 @@ class Status:
 
     @property
     def healthy(self) -> bool:
-        """Every host answered and every link is alive."""
-        return all(h.error is None for h in self.hosts) and all(link.state is State.ALIVE for link in self.links)
+        """Every host that was asked answered, its meshd has its interface up, and every link is alive."""
+        well = all(h.error is None and h.reason is None for h in self.hosts)
+        return well and all(link.state is State.ALIVE for link in self.links)
 
 
 def judge(mesh: Mesh, vitals: Mapping[str, Vitals | HostError]) -> Status:
@@ -80,13 +84,35 @@ def judge(mesh: Mesh, vitals: Mapping[str, Vitals | HostError]) -> Status:
     return Status(mesh.name, hosts, links, mesh.findings)
 
 
+def asked(judged: Status, hosts: Collection[str]) -> Status:
+    """What there is to say of these hosts alone: nobody asked the others, and that is no fault of theirs."""
+    links = tuple(link for link in judged.links if link.a in hosts or link.b in hosts)
+    return replace(judged, hosts=tuple(h for h in judged.hosts if h.host in hosts), links=links)
+
+
 def _host(mesh: Mesh, name: str, said: Vitals | HostError | None) -> HostStatus:
     host = mesh.hosts[name]
     if said is None or isinstance(said, HostError):
         return HostStatus(name, owner=host.owner, note=host.note, error=said)
     return HostStatus(
-        name, said.version, said.state, said.mtu, said.uptime_s, said.notes, owner=host.owner, note=host.note
+        name,
+        said.version,
+        said.state,
+        said.mtu,
+        said.uptime_s,
+        said.notes,
+        owner=host.owner,
+        note=host.note,
+        reason=trouble(said),
     )
+
+
+def trouble(said: Vitals) -> str | None:
+    """What is wrong with a host whose meshd says this of itself (contracts §5), links aside; None when nothing is."""
+    if said.state == "running":
+        return f"its interface {said.name} is down" if said.link_up is False else None
+    words = {"down": "meshd isn't running there", "absent": f"meshd runs there without its interface {said.name}"}
+    return words.get(said.state, f"meshd says there that it is {said.state}")
 
 
 def _link(mesh: Mesh, link: Pair, vitals: Mapping[str, Vitals | HostError]) -> LinkStatus:
@@ -136,8 +162,8 @@ def _seen(mesh: Mesh, name: str, peer: str, vitals: Mapping[str, Vitals | HostEr
     said = vitals.get(name)
     if not isinstance(said, Vitals):
         return None
-    if said.state != "running":
-        return f"meshd isn't running on {name}"
+    if (wrong := trouble(said)) is not None:
+        return f"{name}: {wrong}"
     key = str(mesh.hosts[peer].public_key)
     return next(
         (p for p in said.peers if key in (p.public_key, p.next_public_key)),
@@ -175,6 +201,7 @@ def to_json(status: Status) -> dict[str, Any]:
                 "owner": h.owner,
                 "note": h.note,
                 "error": {"code": h.error.code, "what": h.error.what, "hint": h.error.hint} if h.error else None,
+                "reason": h.reason,
             }
             for h in status.hosts
         ],

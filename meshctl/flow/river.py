@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from meshctl.core import bundle, keys, lock, mesh, names, parse, plan, report, status
+from meshctl.core import bundle, closed, keys, lock, mesh, names, parse, plan, report, status
 from meshctl.core.bundle import Bundle
 from meshctl.core.errors import Failed, HostError, Invalid, Problem, Where
 from meshctl.core.keys import KeyRing, Secret
@@ -143,7 +143,17 @@ def check(run: Run) -> Mesh:
     """Everything that can be known without contacting anybody; encrypted keys are opened if a password is given."""
     files = read(run, secrets=not keys_stay_shut(run))
     places = {name: place for name, (_, place) in _roads(files).items()} if sshconfig.available() else {}
-    return _kept(run, meant(files, places)[0])
+    refuse_lockouts(files, places)
+    found = meant(files, places)[0]
+    return _kept(run, replace(found, findings=(*found.findings, *closed.findings(found, places))))
+
+
+def refuse_lockouts(files: Files, places: Mapping[str, Place]) -> None:
+    """Invalid when a host would be closed to everybody who could mend it, as far as its address tells."""
+    if not any(host.closed_at is not None for host in files.spec.hosts.values()):
+        return  # the usual case, and cheap
+    if problems := closed.problems(meant(files, places)[0], places):
+        raise Invalid(problems)
 
 
 def _kept(run: Run, found: Mesh) -> Mesh:
@@ -256,12 +266,13 @@ class Session:
         return vitals
 
     def status(self) -> Status:
-        """Every link probed from both ends."""
+        """Every link probed from both ends; with --limit, what these hosts can say."""
         told = self.run.progress
         members = [name for name in self.roads if name in self.files.spec.hosts]
         told.phase("probe", tuple(members))
         vitals = self.ping(members) | {n: f for n, f in self.faults.items() if n in self.hosts}
-        return status.judge(self._hinted(meant(self.files, self.places)[0]), vitals)
+        judged = status.judge(self._hinted(meant(self.files, self.places)[0]), vitals)
+        return status.asked(judged, vitals) if self.run.limit else judged
 
     def _chosen(self) -> frozenset[str]:
         """The hosts that may be touched: all of them, or those of --limit."""

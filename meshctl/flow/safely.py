@@ -43,6 +43,7 @@ class Result(StrEnum):
     REMOVED = "removed"
     ROLLED_BACK = "rolled back"
     GOING_BACK = "goes back by itself"
+    UNTOUCHED = "not touched"
     FAILED = "failed"
 
 
@@ -66,13 +67,14 @@ class Outcome:
     """What became of each host that was to be touched.
 
     `status` has the links that are expected now; `waiting` counts those with an end that failed. `rolled_back` says why
-    nothing was kept, or is empty.
+    nothing was kept, or is empty; hosts that could not be told so go back by themselves within `back_within_s` seconds.
     """
 
     hosts: tuple[HostOutcome, ...] = ()
     status: Status | None = None
     waiting: int = 0
     rolled_back: tuple[str, ...] = ()
+    back_within_s: int = 0
 
     @property
     def exit(self) -> int:
@@ -112,6 +114,7 @@ def session(run: Run, *, secrets: bool = True) -> Iterator[Session]:
 
 def make_plan(session: Session, files: Files | None = None) -> Planned:
     """Observe and compare, with these files or with those on disk; nothing is written anywhere."""
+    river.refuse_lockouts(files or session.files, session.places)
     reports = session.observe()
     desired = session.desire(reports, files)
     planned = session.diff(desired, reports)
@@ -129,15 +132,20 @@ def removal_plan(session: Session) -> Planned:
 
 
 def apply(session: Session, planned: Planned) -> Outcome:
-    """Do the plan. The run lock is held by the caller."""
+    """Do the plan. The run lock is held by the caller. After a roll back hosts and lock are as they were before."""
+    before = session.files.lock
     if planned.desired is not None:
         session.keep(planned.desired.lock, planned.desired.ring)
     doing = _Doing(session, planned)
     outcome = doing.switch()
-    removed = doing.remove()
+    removed = doing.spare() if outcome.rolled_back else doing.remove()
     hosts = tuple(sorted((*_unreachable(planned.plan), *outcome.hosts, *removed), key=lambda h: h.host))
+    if outcome.rolled_back and before is not None and before.rotation is None and planned.lock.rotation is None:
+        session.keep(before)  # else a port or an address that was taken back would be wanted again by the next run
+        return replace(outcome, hosts=hosts)
     planned = _note(session, planned, hosts)
-    _forget(session, planned, [*planned.plan.forget, *_gone(planned, removed)])
+    if not outcome.rolled_back:
+        _forget(session, planned, [*planned.plan.forget, *_gone(planned, removed)])
     return replace(outcome, hosts=hosts, status=_with_findings(session, outcome.status, planned))
 
 
@@ -180,7 +188,7 @@ class _Doing:
             vitals = self._probe(hosts)
             if why := self._why_not(before, vitals):
                 self._roll_back()
-                return Outcome(tuple(self._outcomes(hosts, rolled_back=True)), rolled_back=why)
+                return Outcome(tuple(self._outcomes(hosts, rolled_back=True)), rolled_back=why, back_within_s=within)
             with _interrupts_wait():  # decided: half of it would be the worst of both
                 self._confirm()
                 self.kept = tuple(host for host in self.switched if host not in self.errors)
@@ -205,6 +213,10 @@ class _Doing:
             return []
         self._play("remove", hosts, {"meshd_name": self.mesh.name})
         return list(self._outcomes(hosts))
+
+    def spare(self) -> list[HostOutcome]:
+        """The hosts that were to be removed, and aren't: the others would go on without them."""
+        return [HostOutcome(n, Result.UNTOUCHED) for n, action in self.actions.items() if action is Action.REMOVE]
 
     def _play(self, playbook: str, hosts: list[str], variables: Mapping[str, object]) -> None:
         session, told = self.session, self.session.run.progress
@@ -271,8 +283,8 @@ class _Doing:
             seen = vitals[name]
             if isinstance(seen, HostError):
                 continue
-            if seen.state != "running":
-                why.append(f"meshd on {name} is {seen.state} after the switch")
+            if (wrong := status.trouble(seen)) is not None:
+                why.append(f"{name} switched, and {wrong}")
             dead = {
                 names.get(peer.public_key) or peer.name or peer.public_key: peer.reason or "no answer"
                 for peer in seen.peers

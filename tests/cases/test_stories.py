@@ -82,6 +82,8 @@ def _output(story: Path, name: str, seen: Report) -> str:
     lines = observed(seen).splitlines()
     if (edits := story / f"{name}.observe").exists():
         for edit in edits.read_text().splitlines():
+            if _subject(edit) not in map(_subject, lines):
+                lines.insert(-1, edit)
             lines = [edit if _subject(line) == _subject(edit) else line for line in lines]
     return "\n".join(lines) + "\n"
 

@@ -12,9 +12,17 @@ def _text(status: Status, *, lab: bool) -> list[str]:
 
 
 def test_the_hint_of_a_stopped_daemon_is_about_the_hosts_that_were_asked() -> None:
-    stopped = Status("prod", (HostStatus("a", state="down"),), ())
-    assert _text(stopped, lab=False) == ["! a  meshd is down", "  hint: meshctl apply"]
-    assert _text(stopped, lab=True) == ["! a  meshd is down", "  hint: meshctl apply --lab"]
+    stopped = Status("prod", (HostStatus("a", state="down", reason="meshd isn't running there"),), ())
+    said = "! a  SSH answers, but meshd isn't running there"
+    assert _text(stopped, lab=False) == [said, "  hint: meshctl apply"]
+    assert _text(stopped, lab=True) == [said, "  hint: meshctl apply --lab"]
+
+
+def test_a_mesh_without_links_has_a_sum_too() -> None:
+    hosts = (HostStatus("a", state="running"), HostStatus("b", state="down", reason="meshd isn't running there"))
+    for shown, said in ((hosts, "1 of 2 hosts up"), (hosts[:1], "1 of 1 host up"), (hosts[1:], "0 of 1 host up")):
+        *_, last = views.health(Status("prod", shown, ()))
+        assert "".join(text for _, text in last) == f"{said}; there is no link to probe"
 
 
 def test_a_link_that_nobody_could_be_asked_about_is_not_said_never_to_have_been() -> None:
@@ -29,12 +37,12 @@ def test_a_link_that_nobody_could_be_asked_about_is_not_said_never_to_have_been(
 
 def test_whom_to_ask_is_said_of_a_host_that_does_not_answer_too() -> None:
     silent = HostStatus("c", owner="Ada", note="the rack", error=HostError("c", "unreachable", "no way there", "try"))
-    stopped = HostStatus("d", state="down", owner="Bob")
+    stopped = HostStatus("d", state="down", owner="Bob", reason="meshd isn't running there")
     assert _text(Status("prod", (silent, stopped), ()), lab=False) == [
         "! c  no way there",
         "  hint: try",
         "c: Ada  the rack",
-        "! d  meshd is down",
+        "! d  SSH answers, but meshd isn't running there",
         "  hint: meshctl apply",
         "d: Bob",
     ]

@@ -129,6 +129,7 @@ def observed(report: Report) -> str:
         f"service {'active' if report.active else 'inactive'} {'enabled' if report.enabled else 'disabled'}",
         f"link {report.link}",
         f"ports {','.join(map(str, sorted(report.ports)))}",
+        *([f"ssh {report.ssh[0]} {report.ssh[1]}"] if report.ssh is not None else []),
         f"report {_daemon(report.daemon) if report.daemon is not None else 'none'}",
         "end",
     ]

@@ -100,6 +100,34 @@ def test_a_stopped_daemon_is_down() -> None:
     assert link(Vitals("prod", "0.1.0", "down"), SILENT).state is State.DOWN
 
 
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("running", None),
+        ("running, taken down", "its interface solo is down"),
+        ("down", "meshd isn't running there"),
+        ("absent", "meshd runs there without its interface solo"),
+        ("odd", "meshd says there that it is odd"),
+    ],
+)
+def test_a_host_alone_is_judged_by_what_its_meshd_says(state: str, words: str | None) -> None:
+    alone = world("mesh: solo\nhosts: {a: r@a}\n").mesh
+    state, _, taken_down = state.partition(", ")
+    found = status.judge(alone, {"a": Vitals("solo", "0.1.0", state, link_up=not taken_down)})
+    assert (found.healthy, found.hosts[0].reason) == (words is None, words)
+    assert status.to_json(found)["hosts"][0]["reason"] == words
+
+
+def test_who_was_not_asked_is_neither_well_nor_ill() -> None:
+    three = world("mesh: prod\nhosts: {a: r@a, b: r@b, c: r@c}\n").mesh
+    peers = tuple(PeerVitals(n, str(three.hosts[n].public_key), alive=True) for n in "bc")
+    said = {"a": Vitals("prod", "0.1.0", "running", peers=peers)}
+    whole = status.judge(three, said)
+    part = status.asked(whole, said)
+    assert (whole.healthy, part.healthy) == (False, True)
+    assert ([h.host for h in part.hosts], [(x.a, x.b) for x in part.links]) == (["a"], [("a", "b"), ("a", "c")])
+
+
 def test_health_needs_every_host_and_every_link() -> None:
     good = {"a": vitals("a", alive=True), "b": vitals("b", alive=True)}
     assert status.judge(MESH, good).healthy

@@ -35,6 +35,9 @@ pub struct Status {
     pub state: State,
     /// The link's name; null when there is none.
     pub interface: Option<String>,
+    /// Whether the link is up; null when there is none.
+    #[serde(default)]
+    pub link_up: Option<bool>,
     /// Base64.
     pub public_key: Option<String>,
     /// UDP.
@@ -168,6 +171,9 @@ impl Status {
             ),
             (None, _) => format!("{}: absent, no interface\n", self.name),
         };
+        if self.link_up == Some(false) {
+            text.push_str("note: the interface is down\n");
+        }
         for note in &self.notes {
             text.push_str(&format!("note: {note}\n"));
         }

@@ -343,6 +343,10 @@ fn an_administrator_is_not_locked_out() {
         refused.contains("add KillSwitchAllow = tcp/22") && refused.ends_with("3\n"),
         "{refused}"
     );
+    assert!(
+        refused.contains("connected to h2 from 198.51.100.7"),
+        "{refused}"
+    );
     assert_eq!(over_ssh(&conf("KillSwitchAllow = tcp/22\n")), "0\n");
 }
 

@@ -48,10 +48,11 @@ pub fn check(name: &str, conf: &Conf) -> Result<(), Failure> {
         return Ok(());
     }
     let (client, port) = (client.ip(), server.port());
+    let host = conf.interface.name.as_deref().unwrap_or("this host");
     let refused = match kept_in {
         None => Failure::new(
             "conf, KillSwitch",
-            format!("you are connected from {client}, and answers to it could not leave any more"),
+            format!("you are connected to {host} from {client}, and answers to that address could not leave any more"),
             format!(
                 "add KillSwitchAllow = tcp/{port}, in mesh.yaml kill_switch: {{allow: [tcp/{port}]}}, or connect over the mesh"
             ),
@@ -59,7 +60,7 @@ pub fn check(name: &str, conf: &Conf) -> Result<(), Failure> {
         Some(Socket { uid, .. }) => Failure::new(
             "conf, RouteUsers",
             format!(
-                "you are connected from {client}, and the SSH server at port {port} runs as user {uid}, which is one of {}: its \
+                "you are connected to {host} from {client}, and its SSH server at port {port} runs as user {uid}, which is one of {}: its \
                  answers could not leave any more",
                 texts(users)
             ),

@@ -58,6 +58,7 @@ impl Mesh {
             name: self.name.clone(),
             state: self.state(),
             interface: interface.map(|interface| interface.name.clone()),
+            link_up: link.as_ref().map(|link| link.up),
             public_key: interface
                 .and_then(|interface| interface.device.public_key())
                 .map(|key| key.to_base64()),

@@ -89,6 +89,19 @@ ports_of_others() {
     say "ports $list"
 }
 
+# The client's address and the server's port of the SSH connection that this came by. sudo keeps the variable from us, but
+# not from root who can read it of the processes above.
+ssh_connection() {
+    connection=${SSH_CONNECTION:-} pid=$$
+    while [ -z "$connection" ] && [ "${pid:-0}" -gt 1 ]; do
+        pid=$(sed -n 's/^PPid:[^0-9]*//p' "/proc/$pid/status" 2> /dev/null)
+        connection=$(tr '\0' '\n' 2> /dev/null < "/proc/$pid/environ" | sed -n 's/^SSH_CONNECTION=//p')
+    done
+    # shellcheck disable=SC2086  # CLIENT PORT SERVER PORT, sshd(8)
+    set -- $connection
+    [ $# -ne 4 ] || say "ssh $1 $4"
+}
+
 say "meshctl-observe 1"
 say "uid $(id -u)"
 say "arch $(uname -m)"
@@ -114,5 +127,6 @@ link_state
 report=
 [ -x /usr/local/bin/meshd ] && report=$(/usr/local/bin/meshd report "$name" --json 2> /dev/null < /dev/null)
 ports_of_others
+ssh_connection
 say "report ${report:-none}"
 say "end"
