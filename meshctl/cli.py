@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from meshctl.flow.trust import Shown
 
 _CHANGES, _SOME_FAILED, _INTERRUPTED = 2, 4, 130
+_LOOKING = {"check", "plan", "status", "verify", "graph", "schema", "completion", "version"}  # and change nothing
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -51,7 +52,7 @@ def run(words: list[str], screen: Screen) -> int:
         screen.failure(error)
         return error.exit
     except (click.Abort, KeyboardInterrupt):
-        screen.interrupted()
+        screen.interrupted(changing=bool(_LOOKING.isdisjoint(words[:1])))
         return _INTERRUPTED
     except BrokenPipeError:
         _drop_stdout()  # the reader has left: say nothing more
@@ -116,6 +117,11 @@ def cli(context: click.Context, /) -> int:
     \b
     meshctl init prod a=root@a.example.com b=root@b.example.com
     meshctl trust && meshctl apply
+
+    \b
+    FILE is ./mesh.yaml where none is named. Exit codes: 0 done, or nothing to do;
+    1 failed; 2 changes are pending (plan --detailed-exitcode); 3 a file of the mesh
+    is invalid; 4 some hosts failed or are out of reach; 130 interrupted.
     """
     return options.help_instead(context)
 
@@ -353,14 +359,18 @@ def schema(screen: Screen, /, as_json: bool) -> int:
 
     from meshctl.core.schema import json_schema
 
-    screen.text(json.dumps(json_schema(), indent=2) + "\n")
+    if as_json:
+        screen.json(json_schema())
+    else:
+        screen.text(json.dumps(json_schema(), indent=2) + "\n")
     return 0
 
 
 @cli.command()
 @click.argument("shell", metavar="SHELL", type=click.Choice(["bash", "zsh", "fish"]))
+@options.as_json
 @click.pass_obj
-def completion(screen: Screen, /, shell: str) -> int:
+def completion(screen: Screen, /, shell: str, as_json: bool) -> int:
     """Print the completion script of a shell.
 
     \b
@@ -371,7 +381,11 @@ def completion(screen: Screen, /, shell: str) -> int:
     made = get_completion_class(shell)
     if made is None:
         raise Failed(f"there is no completion for {shell}")
-    screen.text(made(cli, {}, "meshctl", "_MESHCTL_COMPLETE").source() + "\n")
+    source = made(cli, {}, "meshctl", "_MESHCTL_COMPLETE").source() + "\n"
+    if as_json:
+        screen.json({"schema": 1, "shell": shell, "script": source})
+    else:
+        screen.text(source)
     return 0
 
 

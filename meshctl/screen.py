@@ -92,10 +92,13 @@ class Screen:
         if self.as_json:
             self.json({"schema": 1, "problems": problems})
 
-    def interrupted(self) -> None:
-        """Ctrl-C before any host had begun to switch."""
+    def interrupted(self, *, changing: bool) -> None:
+        """Ctrl-C before any host had begun to switch; `changing` when the command is one that changes something."""
         self.talk([(("error", "interrupted"),)])
-        self.say("nothing is left half-switched; the next run finishes what was begun")
+        begun = "nothing is left half-switched; the next run finishes what was begun"
+        self.say(begun if changing else "nothing was changed")
+        if self.as_json:
+            self.json({"schema": 1, "problems": [{"code": "interrupted", "rolled_back": [], "left": [], "kept": []}]})
 
     def ask(self, question: str) -> bool:
         """Yes or no, from a person. Failed when there is none."""
