@@ -65,7 +65,7 @@ lint: setup
 	@$(BIN)/ruff format --check meshctl tests
 	@$(CARGO) fmt $(RUST) --all --check
 	@if $(CARGO) clippy --version > /dev/null 2>&1; then \
-	    $(CARGO) clippy $(RUST) --workspace --all-targets --quiet -- -D warnings; \
+	    $(CARGO) clippy $(RUST) --workspace --all-targets --features meshd-proto/criterion --quiet -- -D warnings && \
 	    $(CARGO) clippy $(RUST) --package meshd --quiet -- -D warnings; \
 	  else echo "lint: cargo clippy is not on this machine, left out"; fi
 

@@ -1,6 +1,6 @@
 //! How long the protocol takes: sealing, opening, handshakes, look-ups, the replay window, configuring.
 //!
-//! `cargo bench -p meshd-proto`. Everything goes the way the daemon's threads go: `Route::seal`, `Receiver::open`,
+//! `cargo bench -p meshd-proto --features criterion`. Everything goes the way the daemon's threads go: `Route::seal`, `Receiver::open`,
 //! `Table::route`, `uapi::handle`. Times shake with the machine; `bench/instructions` counts what doesn't.
 
 // Criterion's macro makes a public function without a word on it.
