@@ -12,12 +12,17 @@
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
-CARGO := cargo
+# Not with make's own options in sight: some versions ask for its job server, which only another make is given.
+ALONE := env -u MAKEFLAGS
+CARGO := $(ALONE) cargo
 RUST := --manifest-path meshd/Cargo.toml
 # pytest-xdist would make hosts collide; the tests that need hosts run one after the other.
 PYTEST := $(BIN)/pytest -q
+# How many stages `make test` works on at the same time. Some keep two processors busy, and those with hosts mostly wait: for
+# timers of the protocol, for what boots. No two share an address, a name or a file; what one prints comes in one piece.
+ABREAST := --no-print-directory -j3 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
 
-.PHONY: help demo test check setup setup-demo setup-test setup-nightly setup-release build release released lint types unit integration molecule nightly bench wheel lock clean
+.PHONY: help demo test check setup setup-demo setup-test setup-nightly setup-release build daemon release released lint types unit integration test-daemon test-tool test-lab test-roles image molecule nightly bench wheel lock clean
 
 help:
 	@sed -n '2,9s/^# \{0,1\}//p' Makefile
@@ -26,7 +31,8 @@ help:
 demo: setup-demo build
 	@examples/demo.sh
 
-test: setup-test build check integration molecule
+test: setup-test
+	@$(MAKE) $(ABREAST) build test-daemon check integration molecule
 
 check: setup lint types unit
 
@@ -50,8 +56,10 @@ build/collections/.stamp: $(VENV)/.stamp meshctl/ansible/link_collection.py
 	@$(BIN)/python meshctl/ansible/link_collection.py build/collections
 	@touch $@
 
-build: setup
-	@meshd/build.sh
+build: setup daemon
+
+daemon:
+	@$(ALONE) meshd/build.sh
 
 # What the wheel carries. `build` is what the tests run on: the same daemon with glibc, in a minute.
 release: setup-release setup
@@ -76,11 +84,25 @@ unit: setup
 	@$(CARGO) test $(RUST) --quiet --package meshd-proto --package meshd-aead --package meshd-fuzz
 	@$(PYTEST) -n auto tests/core tests/cases tests/laws tests/bench tests/test_house.py
 
-integration: build
-	@$(CARGO) test $(RUST) --quiet --package meshd-os --package meshd-packet --package meshd
-	@$(PYTEST) tests/wheel tests/shell tests/cli tests/lab tests/roles
+integration: test-daemon test-tool test-lab test-roles
 
-molecule: build
+test-daemon:
+	@$(CARGO) test $(RUST) --quiet --package meshd-os --package meshd-packet --package meshd
+
+test-tool: build
+	@$(PYTEST) tests/wheel tests/shell tests/cli
+
+test-lab: build
+	@$(PYTEST) tests/lab
+
+test-roles: build image
+	@$(PYTEST) tests/roles
+
+# What hosts in podman boot from, made once before two stages want it at the same time.
+image: setup
+	@$(BIN)/python tests/roles/hosts.py image
+
+molecule: build image
 	@if [ "$$(id -u)" -eq 0 ]; then molecule/run; else echo "molecule: needs root for its systemd hosts, left out"; fi
 
 # What differs in a released daemon: musl, a standard library of its own, code compiled for size.

@@ -3,10 +3,11 @@
     python meshctl/ansible/link_collection.py build/collections
 
 Afterwards ANSIBLE_COLLECTIONS_PATH=build/collections finds them. A wheel needs none of this: pyproject.toml puts the
-same files below ansible_collections/. Links left by an earlier run are replaced; a real file in their place is an
-error.
+same files below ansible_collections/. Links that lead elsewhere are replaced, each at once: another Ansible may be
+reading by them. A real file in their place is an error.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -28,8 +29,13 @@ def link(collections: Path) -> Path:
     for name, target in PARTS.items():
         entry = folder / name
         if entry.is_symlink():
-            entry.unlink()
-        entry.symlink_to(target)
+            if entry.readlink() == target:
+                continue
+            new = folder / f".{name}.{os.getpid()}"
+            new.symlink_to(target)
+            new.replace(entry)
+        else:
+            entry.symlink_to(target)
     return folder
 
 

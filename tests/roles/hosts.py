@@ -9,7 +9,7 @@ mesh. Host keys are read from the containers, never learned over the network.
     hosts.py up NAME HOST[:KIND]...    start; prints the folder with ssh_config, inventory.yml, mesh.yaml, …
     hosts.py reboot NAME [HOST...]     as a power cycle: /run and the network namespace are new
     hosts.py down NAME                 take everything away
-    hosts.py image                     make the image only
+    hosts.py image                     make the image only, where hosts can be made
 
 A *machine* boots systemd with shared mounts and a hosts file of its own, as computers do; a *container* boots it the
 way podman and docker do, without either; *openrc* has OpenRC's services and a *bare* host no init at all, process 1
@@ -252,7 +252,7 @@ def main() -> int:
     asked = parser.parse_args()
     if reason := missing():
         sys.stderr.write(f"hosts.py: {reason}\n")
-        return 1
+        return 0 if asked.command == "image" else 1  # without an image there are no hosts, and each says so again
     if asked.command == "up":
         sys.stdout.write(f"{up(asked.name, *asked.hosts).folder}\n")
     elif asked.command == "reboot":
