@@ -174,6 +174,12 @@ def _member(mesh: Mesh, bundle: Bundle, report: Report, names: Mapping[PublicKey
     if (refused := closed.refused(mesh, mesh.hosts[report.host], report.ssh)) is not None:
         errors = (*errors, refused)
     daemon = report.daemon
+    if _cannot_be_asked(report):
+        # it runs, and the program that could be asked was deleted: what it has is compared again once that is back
+        missing = (*_release_changes(report, release), *_file_changes(report))
+        return HostPlan(
+            report.host, Action.DRIFT, missing or (Change("meshd", "silent", "restored", drift=True),), errors
+        )
     if daemon is None or (not daemon.conf.text and not daemon.running.text):
         changes: tuple[Change, ...] = tuple(_creation(desired, report, names, release))
         return HostPlan(report.host, Action.CREATE, changes, errors)
@@ -186,6 +192,11 @@ def _member(mesh: Mesh, bundle: Bundle, report: Report, names: Mapping[PublicKey
         return HostPlan(report.host, Action.NONE, errors=errors)
     drifted = all(c.drift for c in changes)
     return HostPlan(report.host, Action.DRIFT if drifted else Action.CHANGE, changes, errors)
+
+
+def _cannot_be_asked(report: Report) -> bool:
+    """Whether meshd runs there, and the program that would ask it is gone."""
+    return report.daemon is None and report.link == "ours" and report.manifest is not None
 
 
 def _of_another(report: Report, own: PublicKey, fingerprints: frozenset[str] = frozenset()) -> bool:
@@ -256,7 +267,7 @@ def _preflight(bundle: Bundle, desired: PublicConf, report: Report, release: Rel
         what = f"its interface {bundle.name} isn't ours"
         hint = f"rename the mesh, or delete it there: ip link delete {bundle.name}"
         yield HostError(host, "foreign-link", what, hint)
-    if desired.listen_port in report.ports:
+    if desired.listen_port in report.ports and not _cannot_be_asked(report):  # then the port in use is our own
         what = f"another program there listens on UDP port {desired.listen_port}"
         yield HostError(host, "port-taken", what, f"give {host} another port: in mesh.yaml")
 
@@ -304,6 +315,10 @@ def _state_changes(mesh_name: str, report: Report, daemon: Daemon) -> Iterator[C
         yield Change(f"interface {mesh_name}", "missing or down", "up", drift=True)
     if not report.enabled and report.init != "none":
         yield Change("daemon at boot", "off", "on", drift=True)
+    yield from _file_changes(report)
+
+
+def _file_changes(report: Report) -> Iterator[Change]:
     if report.manifest is None:
         yield Change("manifest", "missing", "written", drift=True)
         return
@@ -343,7 +358,7 @@ def _reach(
 ) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
     """The pairs that gain and lose reach: live configurations before, and after the hosts that are touched were."""
     known = {n: reach.Identity(h.public_key, h.addresses) for n, h in (dict(lock.leaving) | dict(lock.hosts)).items()}
-    before = {n: _live(r) for n, r in reports.items() if isinstance(r, Report)}
+    before = {n: _live(r) for n, r in reports.items() if isinstance(r, Report) and not _cannot_be_asked(r)}
     old = {
         n: reach.Identity(i.public_key, tuple(a.ip for a in conf.addresses)) if (conf := before.get(n)) else i
         for n, i in known.items()

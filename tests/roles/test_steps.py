@@ -195,6 +195,12 @@ def test_preflight_stops_what_cannot_succeed(
     assert found.value.hint
 
 
+def test_a_daemon_whose_program_was_deleted_is_no_other_program(utils: Any, bundle: Any, role_files: Path) -> None:
+    steps = utils("steps")
+    seen = settled(utils, bundle, role_files, report="none", ports="53,51820")
+    assert steps.preflight(steps.Remote(Script(utils, (0, seen, ""))), bundle, role_files, None).observed == seen
+
+
 def test_the_key_goes_to_stdin_and_nowhere_else(utils: Any, bundle: Any) -> None:
     steps = utils("steps")
     script = Script(utils, (0, "", ""))

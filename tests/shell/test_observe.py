@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable
+from ipaddress import ip_address
 
 import pytest
 from sshd import Sshd
@@ -51,6 +52,20 @@ def test_udp_ports_in_use_are_seen(shell: list[str]) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ours:
         ours.bind(("127.0.0.1", 0))
         assert ours.getsockname()[1] in observed(shell).ports
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["in its own environment", "above sudo"])
+def test_it_says_who_asks_over_ssh(shell: list[str], hidden: bool) -> None:
+    above = ["sh", "-c", 'unset SSH_CONNECTION; "$@"; exit $?', "sh"] if hidden else []
+    answer = subprocess.run(
+        [*above, *shell, "-s", "--", "nosuchmesh"],
+        input=assets.observe_script(),
+        env={**os.environ, "SSH_CONNECTION": "::ffff:198.51.100.7 50000 ::ffff:192.0.2.1 2222"},
+        capture_output=True,
+        check=True,
+        timeout=30,
+    )
+    assert report.parse("a", answer.stdout.decode()).ssh == (ip_address("198.51.100.7"), 2222)
 
 
 def test_over_ssh_it_is_one_connection_and_one_command(start_sshd: Callable[..., Sshd]) -> None:

@@ -125,7 +125,9 @@ known_paths | while read -r path; do file_state "$path"; done
 service_state
 link_state
 report=
-[ -x /usr/local/bin/meshd ] && report=$(/usr/local/bin/meshd report "$name" --json 2> /dev/null < /dev/null)
+for meshd in /usr/local/bin/meshd /usr/local/lib/meshd/current/meshd; do # a link that somebody deleted is no reason not to ask
+    [ -z "$report" ] && [ -x "$meshd" ] && report=$("$meshd" report "$name" --json 2> /dev/null < /dev/null)
+done
 ports_of_others
 ssh_connection
 say "report ${report:-none}"
