@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from meshctl.flow.trust import Shown
 
 _CHANGES, _SOME_FAILED, _INTERRUPTED = 2, 4, 130
-_LOOKING = {"check", "plan", "status", "verify", "graph", "schema", "completion", "version"}  # and change nothing
+_LOOKING = ("check", "plan", "status", "verify", "graph", "schema", "completion", "version")
+_SWITCHING = ("apply", "remove", "rotate")
+_LEFT = dict.fromkeys(_LOOKING, "nothing was changed") | dict.fromkeys(
+    _SWITCHING, "nothing is left half-switched; the next run finishes what was begun"
+)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -52,7 +56,7 @@ def run(words: list[str], screen: Screen) -> int:
         screen.failure(error)
         return error.exit
     except (click.Abort, KeyboardInterrupt):
-        screen.interrupted(changing=bool(_LOOKING.isdisjoint(words[:1])))
+        screen.interrupted(_LEFT.get(words[0] if words else ""))
         return _INTERRUPTED
     except BrokenPipeError:
         _drop_stdout()  # the reader has left: say nothing more

@@ -92,11 +92,11 @@ class Screen:
         if self.as_json:
             self.json({"schema": 1, "problems": problems})
 
-    def interrupted(self, *, changing: bool) -> None:
-        """Ctrl-C before any host had begun to switch; `changing` when the command is one that changes something."""
+    def interrupted(self, left: str | None) -> None:
+        """Ctrl-C before any host had begun to switch; `left` says what there is now, where that is known."""
         self.talk([(("error", "interrupted"),)])
-        begun = "nothing is left half-switched; the next run finishes what was begun"
-        self.say(begun if changing else "nothing was changed")
+        if left:
+            self.say(left)
         if self.as_json:
             self.json({"schema": 1, "problems": [{"code": "interrupted", "rolled_back": [], "left": [], "kept": []}]})
 

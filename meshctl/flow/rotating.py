@@ -92,7 +92,8 @@ def _go_on(session: Session, locked: Lock, hosts: Sequence[str], *, psk: bool) -
             "another change of keys is under way, and this one would be the second",
             "finish it first: meshctl rotate",
         )
-    return Rotating(safely.make_plan(session), under_way.stage, True, changing, under_way.psk_epoch)
+    still = tuple(name for name in changing if name in session.files.spec.hosts)  # who left gets none any more
+    return Rotating(safely.make_plan(session), under_way.stage, True, still, under_way.psk_epoch)
 
 
 def give_up(session: Session) -> Rotating:

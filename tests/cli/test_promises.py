@@ -116,9 +116,10 @@ def test_colour_is_for_terminals_that_want_it(
         ("meshctl check", "nothing was changed"),
         ("meshctl plan", "nothing was changed"),
         ("meshctl apply", "nothing is left half-switched; the next run finishes what was begun"),
+        ("meshctl render", None),
     ],
 )
-def test_ctrl_c_while_a_password_is_awaited(tmp_path: Path, path: str, words: str) -> None:
+def test_ctrl_c_while_a_password_is_awaited(tmp_path: Path, path: str, words: str | None) -> None:
     (tmp_path / "mesh.yaml").write_text(MESH)
     (tmp_path / "mesh.keys").write_text("$ANSIBLE_VAULT;1.1;AES256\n")
     (tmp_path / "mesh.keys").chmod(0o600)
@@ -126,11 +127,12 @@ def test_ctrl_c_while_a_password_is_awaited(tmp_path: Path, path: str, words: st
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code += "import os\nfrom meshctl.screen import Screen\n"
     code += f"Screen.password = lambda *_: os.kill(os.getpid(), {signal.SIGINT.value}) or signal.pause()\n"
-    code += f"from meshctl import cli\ncli.main({[*path.split()[1:], '--ask-vault-pass', '--json']!r})\n"
+    argv = [*path.split()[1:], *MORE.get(path, []), "--ask-vault-pass", "--json"]
+    code += f"from meshctl import cli\ncli.main({argv!r})\n"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
-    assert (done.returncode, done.stderr.lstrip("\n")) == (130, f"interrupted\n{words}\n")
+    assert (done.returncode, done.stderr.lstrip("\n")) == (130, "\n".join(filter(None, ["interrupted", words])) + "\n")
     (said,) = values(done.stdout.splitlines())
     assert [p["code"] for p in said["problems"]] == ["interrupted"]
 

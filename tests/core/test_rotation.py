@@ -17,7 +17,9 @@ from meshctl.shell import yamlfile
 from .made import RELEASE, THREE, World, world
 
 HUB = "mesh: prod\nhosts: {a: root@a, b: root@b, c: root@c, d: root@d}\nlinks: {hub: a}\n"
-NEXT = {name: sha256(f"{name} next".encode()).digest() for name in "abcd"}
+MANY = [f"h{i:02}" for i in range(24)]
+HUBS = f"mesh: prod\nhosts: {{{', '.join(f'{n}: root@{n}' for n in MANY)}}}\nlinks: {{hub: [h00, h01]}}\n"
+NEXT = {name: sha256(f"{name} next".encode()).digest() for name in (*"abcd", *MANY)}
 
 
 def announced(before: World, *names: str, psk: bool) -> World:
@@ -76,6 +78,23 @@ def test_a_step_that_was_taken_leaves_nothing_to_do_and_cuts_nobody_off(names: t
         assert all("linked" not in (c.before, c.after) for h in planned.hosts for c in h.changes)
         reports = step.applied(reports)
         assert step.plan(reports).touched == ()
+
+
+def test_two_hubs_and_their_spokes_are_never_cut_off_while_they_follow_one_by_one() -> None:
+    old = world(HUBS)
+    both = announced(old, *MANY, psk=True)
+    reports = old.applied()
+    for step in (both, moved(both)):
+        after, left = step.applied(reports), set(MANY)
+        for name in (*MANY[2::2], "h00", *MANY[3::2], "h01"):
+            planned = step.plan(reports)
+            assert (set(planned.touched), planned.gained, planned.lost, planned.errors) == (left, (), (), ())
+            reports[name] = after[name]
+            left.remove(name)
+        assert step.plan(reports).touched == ()
+    # a spoke's pair alone: its hubs and itself are told, the other spokes need nothing
+    one = announced(old, "h07", psk=False)
+    assert waits(one.lock) == {"h00", "h01", "h07"}
 
 
 def test_a_host_is_still_ours_when_its_next_key_is_the_current_one() -> None:
