@@ -34,6 +34,8 @@ def problems(mesh: Mesh, places: Mapping[str, Place]) -> list[Problem]:
         client = _address(host, places.get(name, Place()))
         if client is None or (host.kill_switch is not None and host.kill_switch.allow) or _leaves(mesh, host, client):
             continue
+        if any(client in net for net in mesh.networks):
+            continue  # who reaches it by the mesh is answered by the mesh
         what = f"{_word(host)} would lock you out of {name}: answers of its SSH server could not leave for the internet"
         found.append(Problem(what, host.closed_at, _hint(host, host.ssh.port or 22), "locked-out"))
     return found

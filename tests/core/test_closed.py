@@ -65,6 +65,11 @@ def test_of_a_mesh_of_one_ip_version_a_way_out_closes_that_one() -> None:
     assert told('ssh: "r@2001:db8::7", route: all, kill_switch: true', more=v4) == REFUSED
 
 
+def test_a_host_that_is_managed_over_the_mesh_is_answered_by_it() -> None:
+    assert told("ssh: r@100.64.0.9, route: all", more="network: 100.64.0.0/24\n") == WELL
+    assert told("ssh: r@100.64.1.9, route: all", more="network: 100.64.0.0/24\n") == REFUSED
+
+
 def test_the_problem_names_the_host_and_the_word_of_the_file() -> None:
     (problem,) = closed.problems(world(f"{TEXT}  h: {{ssh: r@198.51.100.7, route: all}}\n").mesh, {})
     assert problem.where is not None
