@@ -13,7 +13,7 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 # Not with make's own options in sight: some versions ask for its job server, which only another make is given.
-ALONE := env -u MAKEFLAGS
+ALONE := env -u MAKEFLAGS -u MFLAGS
 CARGO := $(ALONE) cargo
 RUST := --manifest-path meshd/Cargo.toml
 # pytest-xdist would make hosts collide; the tests that need hosts run one after the other.
