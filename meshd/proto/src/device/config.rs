@@ -266,15 +266,17 @@ impl Device {
         if let Some(former) = self.allowed_ips.insert(network, slot) {
             self.delist(former, &network);
         }
+        let number = self.next_serial;
+        self.next_serial += 1;
         if let Some(peer) = self.state_mut(slot) {
-            peer.allowed_ips.push(network);
+            peer.allowed_ips.insert(network, number);
         }
         self.changed.allowed_ips = true;
     }
 
     fn delist(&mut self, slot: u32, network: &Cidr) {
         if let Some(peer) = self.state_mut(slot) {
-            peer.allowed_ips.retain(|other| other != network);
+            peer.allowed_ips.remove(network);
         }
     }
 
@@ -283,7 +285,7 @@ impl Device {
             .state_mut(slot)
             .map(|peer| core::mem::take(&mut peer.allowed_ips))
             .unwrap_or_default();
-        for network in &networks {
+        for network in networks.keys() {
             self.allowed_ips.remove(network, slot);
             self.changed.allowed_ips = true;
         }

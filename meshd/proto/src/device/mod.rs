@@ -117,7 +117,8 @@ struct PeerState {
     moves: u8,
     /// The remote address of [`Device::set_endpoint`]; roaming doesn't change it.
     configured_endpoint: Option<SocketAddr>,
-    allowed_ips: Vec<Cidr>,
+    /// Its networks, and the number of each in the order they were given.
+    allowed_ips: BTreeMap<Cidr, u64>,
     /// Persistent keepalive in seconds; 0 is off.
     keepalive: u16,
     pending: Option<Begun>,
@@ -159,7 +160,7 @@ impl PeerState {
             moving: false,
             moves: 0,
             configured_endpoint: None,
-            allowed_ips: Vec::new(),
+            allowed_ips: BTreeMap::new(),
             keepalive: 0,
             pending: None,
             keypairs: Keypairs::default(),
@@ -178,6 +179,9 @@ impl PeerState {
     fn status(&self, rotation: Option<Rotation>, now: Time) -> PeerStatus {
         let moment = |nanos: u64| (nanos != 0).then_some(Time(nanos));
         let shared = &self.shared;
+        let given = self.allowed_ips.iter().map(|(network, at)| (*at, *network));
+        let mut networks: Vec<_> = given.collect();
+        networks.sort_unstable();
         PeerStatus {
             public_key: self.key(),
             next_public_key: self.remotes.get(1).map(|remote| remote.key),
@@ -186,7 +190,7 @@ impl PeerState {
             rotation,
             endpoint: shared.endpoint(),
             configured_endpoint: self.configured_endpoint,
-            allowed_ips: self.allowed_ips.clone(),
+            allowed_ips: networks.into_iter().map(|(_, network)| network).collect(),
             keepalive: self.keepalive,
             rx_bytes: shared.rx.bytes.load(Ordering::Relaxed),
             tx_bytes: shared.tx.bytes.load(Ordering::Relaxed),

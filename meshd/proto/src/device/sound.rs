@@ -108,7 +108,7 @@ impl Device {
     fn networks_have_one_owner(&self) {
         let mut listed: BTreeMap<Cidr, u32> = BTreeMap::new();
         for (slot, peer) in (0..).zip(&self.peers) {
-            for network in peer.iter().flat_map(|peer| &peer.allowed_ips) {
+            for network in peer.iter().flat_map(|peer| peer.allowed_ips.keys()) {
                 let former = listed.insert(*network, slot);
                 assert_eq!(former, None, "{network} is listed twice");
                 let owner = self.allowed_ips.owner(network);

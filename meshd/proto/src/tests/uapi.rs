@@ -320,3 +320,25 @@ fn the_handshake_is_shown_as_wall_time() {
         "{answer}"
     );
 }
+
+/// So many networks, each of one address.
+fn networks(count: u32) -> String {
+    let network = |n: u32| format!("allowed_ip={}/32\n", core::net::Ipv4Addr::from(n));
+    (0..count).map(network).collect()
+}
+
+/// The one test here that measures: what it is about is time.
+#[allow(clippy::disallowed_types, clippy::disallowed_methods)]
+#[test]
+fn many_networks_that_move_to_another_peer_take_no_time() {
+    let mut session = Session::new();
+    let (one, other) = (key(1), key(2));
+    let all = networks(100_000);
+    let given = session.ask(&format!("set=1\npublic_key={one}\n{all}\n"));
+    assert_eq!(given, "errno=0\n\n");
+    // Looking at all that the former owner has for each of them would take minutes.
+    let start = std::time::Instant::now();
+    let moved = session.ask(&format!("set=1\npublic_key={other}\n{all}\n"));
+    assert_eq!(moved, "errno=0\n\n");
+    assert!(start.elapsed() < seconds(10), "{:?}", start.elapsed());
+}
