@@ -8,9 +8,10 @@ use meshd_os::netlink::{IfAddress, LinkEvent, LinkEvents, Netlink, Route, RouteK
 use meshd_os::offload::VNET_LEN;
 use meshd_os::tun::{self, Tun, TunError, TunOptions};
 use meshd_os::{events, namespace};
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Write};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
+use std::process::Stdio;
 use std::time::Duration;
 
 const OPTIONS: TunOptions = TunOptions {
@@ -324,6 +325,37 @@ fn routes_come_and_go_in_any_table() {
         };
         netlink.add_route(&closed).unwrap();
         assert_eq!(netlink.route_to(ip("192.0.2.9"), 0).unwrap(), None);
+    });
+}
+
+#[test]
+fn an_event_too_large_to_be_read_is_told_as_lost() {
+    in_namespace(|| {
+        let netlink = Netlink::open().unwrap();
+        let (_tun, index) = tun_up(&netlink, "wg0");
+        netlink.add_address(index, address("fd09::1", 64)).unwrap();
+        // A route of many ways, to which another one is added: the notice tells all of them.
+        let add = |ways: std::ops::Range<u32>| {
+            let way = |n| format!("route append fd0a::/64 via fd09::{n:x} dev wg0\n");
+            let mut ip = std::process::Command::new("ip");
+            let mut ip = ip
+                .args(["-6", "-batch", "-"])
+                .stdin(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let lines: String = ways.map(way).collect();
+            ip.stdin
+                .take()
+                .unwrap()
+                .write_all(lines.as_bytes())
+                .unwrap();
+            assert!(ip.wait().unwrap().success());
+        };
+        add(2..1500);
+        let mut events = LinkEvents::subscribe().unwrap();
+        add(1500..1501);
+        assert_eq!(events.next().unwrap(), Some(LinkEvent::Lost));
+        assert_eq!(events.next().unwrap(), None);
     });
 }
 

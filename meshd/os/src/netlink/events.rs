@@ -90,7 +90,11 @@ impl LinkEvents {
                     .waiting
                     .extend(wire::messages(&self.buffer[..n]).filter_map(event)),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                // Events were lost, or one was too large: a route with thousands of next hops, say.
                 Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {
+                    return Ok(Some(LinkEvent::Lost))
+                }
+                Err(e) if e.kind() == io::ErrorKind::InvalidData => {
                     return Ok(Some(LinkEvent::Lost))
                 }
                 Err(e) => return Err(Error::new("read link events", e)),
