@@ -90,13 +90,15 @@ impl Netlink {
     pub fn routes(&self, ifindex: u32, table: Option<u32>) -> Result<Vec<Route>> {
         let mut routes = Vec::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
-            let mut body = [0; RTMSG];
-            body[0] = family as u8;
-            let request = Request::new(libc::RTM_GETROUTE, libc::NLM_F_DUMP, &body);
-            self.ask(request, "list routes", |m| {
+            let asked = self.ask(list(family, ifindex, table), "list routes", |m| {
                 let fits = |r: &Route| r.ifindex == ifindex && table.is_none_or(|t| r.table == t);
                 routes.extend(parse(m).filter(fits));
-            })?;
+            });
+            match asked {
+                // There is no such table, or no such link.
+                Err(e) if matches!(e.errno(), Some(libc::ENOENT | libc::ENODEV)) => {}
+                other => other?,
+            }
         }
         Ok(routes)
     }
@@ -163,6 +165,21 @@ impl Netlink {
             Ok(()) => Ok(found),
         }
     }
+}
+
+/// Asks for the routes of a link (0: of any or none) and a table. Kernels before 4.20 list all there are; on a router with all the
+/// Internet's, those are a million.
+fn list(family: libc::c_int, ifindex: u32, table: Option<u32>) -> Request {
+    let mut body = [0; RTMSG];
+    body[0] = family as u8;
+    let mut request = Request::new(libc::RTM_GETROUTE, libc::NLM_F_DUMP, &body);
+    if let Some(table) = table {
+        request = request.u32(libc::RTA_TABLE, table);
+    }
+    if ifindex != 0 {
+        request = request.u32(libc::RTA_OIF, ifindex);
+    }
+    request
 }
 
 /// What the kernel answers when no route, or an unreachable, prohibited or blackhole one, matches.
@@ -277,4 +294,43 @@ pub(super) fn parse_way(message: Message<'_>) -> Option<RouteTo> {
         source: attrs.ip(libc::RTA_PREFSRC),
         mtu,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a thread of its own, which ends with its namespace.
+    #[test]
+    fn routes_of_other_links_and_tables_are_not_even_told() {
+        let run = || {
+            if let Err(error) = crate::namespace::unshare() {
+                return eprintln!("skipped: no network namespace of its own: {error}");
+            }
+            let netlink = Netlink::open().unwrap();
+            let lo = netlink.link("lo").unwrap().unwrap().index;
+            netlink.set_up(lo, true).unwrap();
+            let add = |network: [u8; 4], table| {
+                let route = Route::new(network.into(), 32, lo, table);
+                netlink.add_route(&route).unwrap();
+            };
+            for n in 0..100 {
+                add([192, 0, 2, n], TABLE_MAIN);
+            }
+            add([198, 51, 100, 1], 7);
+            let told = |ifindex, table| {
+                let mut count = 0;
+                let request = list(libc::AF_INET, ifindex, table);
+                netlink.ask(request, "list", |_| count += 1).unwrap();
+                count
+            };
+            assert_eq!(told(lo, Some(7)), 1);
+            assert_eq!(told(0, Some(7)), 1);
+            assert_eq!(told(lo, Some(TABLE_MAIN)), 100);
+            assert_eq!(netlink.routes(lo, Some(7)).unwrap().len(), 1);
+            assert_eq!(netlink.routes(lo, Some(8)).unwrap(), [], "no such table");
+            assert_eq!(netlink.routes(4711, Some(7)).unwrap(), [], "no such link");
+        };
+        std::thread::spawn(run).join().unwrap();
+    }
 }
