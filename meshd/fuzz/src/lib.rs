@@ -39,6 +39,7 @@ pub const TARGETS: &[Target] = &[
     target("dns", 600, meshd_os::fuzzing::dns),
     target("hosts_file", 512, meshd::fuzzing::hosts_file),
     target("instant", 32, meshd::fuzzing::instant),
+    target("kept", 256, device::kept::script),
     target("name_files", 512, meshd_os::fuzzing::name_files),
     target("netlink", 1024, meshd_os::fuzzing::netlink),
     target("netlink_built", 1024, meshd_os::fuzzing::netlink_built),

@@ -4,12 +4,15 @@ use meshd_os::checksum;
 use meshd_os::offload::Headers;
 
 use super::icmp::{self, Trouble};
-use super::{ecn, relay, ProbeMark};
+use super::{ecn, relay, too_big, ProbeMark};
 
 /// A packet on its way through the packet threads: first a byte for the outer header's ECN bits.
 pub fn packet(bytes: &[u8]) {
     received(bytes);
     refused(bytes);
+    for limit in [28, 35, 576, 1280] {
+        fragmented(bytes, limit);
+    }
     let mark = ProbeMark {
         id: 0xbeef,
         magic: *b"meshd-01",
@@ -62,6 +65,28 @@ fn refused(bytes: &[u8]) {
         let about_error = icmp::error(trouble, error, None, &mut again);
         assert_eq!(about_error, None, "an error about an error");
     }
+}
+
+/// A packet that is longer than its path takes: its fragments put together are the packet, where it says it lies.
+fn fragmented(packet: &[u8], limit: usize) {
+    const HEADER: usize = 20;
+    let mut pieces: Vec<Vec<u8>> = Vec::new();
+    if !too_big::fragment(packet, limit, |piece| pieces.push(piece.to_vec())) {
+        assert!(pieces.is_empty(), "all or nothing");
+        return;
+    }
+    let field = |piece: &[u8]| usize::from(u16::from_be_bytes([piece[6], piece[7]]));
+    let mut at = (field(packet) & 0x1fff) * 8;
+    let mut payload: Vec<u8> = Vec::new();
+    for (i, piece) in pieces.iter().enumerate() {
+        assert!(piece.len() <= limit && ipv4_intact(piece));
+        assert_eq!((field(piece) & 0x1fff) * 8, at, "where it lies");
+        let more = i + 1 < pieces.len() || field(packet) & 0x2000 != 0;
+        assert_eq!(field(piece) & 0x2000 != 0, more, "whether it is the last");
+        payload.extend(&piece[HEADER..]);
+        at += piece.len() - HEADER;
+    }
+    assert_eq!(payload, packet[HEADER..]);
 }
 
 /// Whether this is IPv4 with a whole header whose checksum is right.

@@ -93,19 +93,22 @@ fn trouble(limit: usize) -> Trouble {
 }
 
 /// Cuts an IPv4 packet into fragments of at most `limit` bytes (RFC 791 section 3.2). False, and nothing is given out, when it
-/// must not be cut, or has options, whose copying is not worth the code.
-fn fragment(packet: &[u8], limit: usize, mut give: impl FnMut(&[u8])) -> bool {
+/// must not be cut, can't be part of a datagram, or has options, whose copying is not worth the code.
+pub(super) fn fragment(packet: &[u8], limit: usize, mut give: impl FnMut(&[u8])) -> bool {
     const DONT: u16 = 0x4000;
     const MORE: u16 = 0x2000;
     let Some((header, payload)) = packet.split_first_chunk::<HEADER>() else {
         return false;
     };
     let flags = u16::from_be_bytes([header[6], header[7]]);
-    if header[0] != 0x45 || flags & DONT != 0 || limit < HEADER + 8 {
+    let (offset, last_more) = (flags & 0x1fff, flags & MORE);
+    // A datagram ends at 65535 bytes: what would lie behind that would be told as lying at its beginning.
+    let ends = HEADER + usize::from(offset) * 8 + payload.len();
+    let may = flags & DONT == 0 && ends <= usize::from(u16::MAX);
+    if header[0] != 0x45 || !may || limit < HEADER + 8 {
         return false;
     }
     let share = (limit - HEADER) / 8 * 8;
-    let (offset, last_more) = (flags & 0x1fff, flags & MORE);
     let mut piece = vec![0; HEADER + share];
     let count = payload.len().div_ceil(share);
     for (i, part) in payload.chunks(share).enumerate() {
@@ -184,5 +187,8 @@ mod tests {
         v6[0] = 0x60;
         assert_eq!(fragments(&v6, 1280), None);
         assert_eq!(fragments(&[], 1280), None);
+        // A fragment of more than a datagram can hold: its later pieces would have offsets from the beginning again.
+        assert_eq!(fragments(&packet(8190, 1400), 1280), None);
+        assert!(fragments(&packet(8000, 1400), 1280).is_some());
     }
 }

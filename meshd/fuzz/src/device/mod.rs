@@ -9,6 +9,7 @@
 //! answered with nothing but a cookie; timers come to rest. At the end the network turns fine and the three must find each
 //! other again by themselves, whatever was done to them.
 
+pub(crate) mod kept;
 mod world;
 
 use std::time::Duration;

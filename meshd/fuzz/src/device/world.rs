@@ -123,6 +123,8 @@ pub(super) struct World {
     /// (sender, receiver index, counter) of every data message.
     counters: BTreeSet<(usize, u32, u64)>,
     number: u32,
+    /// Somebody else wrote to a memory.
+    damaged: bool,
 }
 
 impl World {
@@ -135,6 +137,7 @@ impl World {
             sent: BTreeMap::new(),
             counters: BTreeSet::new(),
             number: 0,
+            damaged: false,
         };
         for node in 0..NODES {
             for word in memory(node) {
@@ -151,7 +154,10 @@ impl World {
         let mut device = Device::new(this.device.timestamp_high_water());
         match Memory::open(memory(node), self.now, QUICK) {
             Some(memory) => device.keep_in(memory),
-            None => panic!("a memory that nobody else wrote can be opened"),
+            None => assert!(
+                self.damaged,
+                "a memory that nobody else wrote can be opened"
+            ),
         }
         this.reader = device.reader();
         this.device = device;
@@ -164,6 +170,11 @@ impl World {
 
     /// A daemon ends, by `kill -9` or in good order, and another one starts.
     pub fn restart(&mut self, node: usize, killed: bool) {
+        self.restart_damaged(node, killed, &[]);
+    }
+
+    /// The same, but words of what it has left aren't what they were: which, and what is there.
+    pub fn restart_damaged(&mut self, node: usize, killed: bool, damage: &[(usize, u64)]) {
         let words = memory(node);
         let this = &mut self.nodes[node];
         this.stale = None;
@@ -177,6 +188,13 @@ impl World {
         this.reader = this.device.reader();
         for (word, left) in words.iter().zip(left) {
             word.store(left, Ordering::Relaxed);
+        }
+        for &(at, value) in damage {
+            let at = at % words.len();
+            if !Memory::is_bare(PLACES, at) {
+                words[at].store(value, Ordering::Relaxed);
+                self.damaged = true;
+            }
         }
         self.begin(node);
     }

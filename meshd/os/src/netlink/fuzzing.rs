@@ -20,6 +20,7 @@ pub(crate) fn read(bytes: &[u8]) {
         let _ = events::event(message);
         let _ = crate::nft::read(&message);
         let _ = crate::nft::read_forward_dropper(&message);
+        let _ = crate::nft::names(&message, "meshd_prod");
     }
 }
 

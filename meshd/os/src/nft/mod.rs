@@ -17,6 +17,8 @@ mod table;
 mod watch;
 
 pub use table::{state, status, Chain, Hook, Match, Rule, Table, Verdict};
+#[cfg(feature = "fuzzing")]
+pub(crate) use watch::names;
 pub use watch::NftEvents;
 
 use crate::error::{Error, Result};

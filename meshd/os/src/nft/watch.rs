@@ -58,7 +58,7 @@ impl AsFd for NftEvents {
 }
 
 /// Whether an event is about `table`: the name of the table is the first attribute of tables, chains, rules and sets alike.
-fn names(message: &Message<'_>, table: &str) -> bool {
+pub(crate) fn names(message: &Message<'_>, table: &str) -> bool {
     let ours = i32::from(message.kind >> 8) == libc::NFNL_SUBSYS_NFTABLES;
     let name = message.split(NFGENMSG).and_then(|(_, attrs)| attrs.name(1));
     ours && name == Some(table)

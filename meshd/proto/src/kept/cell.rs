@@ -27,6 +27,12 @@ const TOP: usize = 24;
 const RING: Range<usize> = 32..32 + RING_WORDS as usize;
 const _: () = assert!(RING.end <= CELL && MADE_WITH.end <= END && END < COUNTER);
 
+/// See [`Memory::is_bare`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn is_bare(at: usize) -> bool {
+    at == COUNTER || at == TOP || RING.contains(&at)
+}
+
 /// What a session is to its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

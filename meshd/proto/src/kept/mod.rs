@@ -145,6 +145,16 @@ impl Memory {
         Some(Arc::new(memory))
     }
 
+    /// Whether word `at` of memory for so many peers is taken as it is. Such a word changes with every packet, or says how the
+    /// predecessor ended, and is whole by itself; what it says can't be told from anything else it could say.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn is_bare(peers: usize, at: usize) -> bool {
+        match at.checked_sub(HEADER + peers * PLACE) {
+            Some(at) => cell::is_bare(at % CELL),
+            None => at == header::CLEAN,
+        }
+    }
+
     /// What was there at the start.
     pub fn found(&self) -> Found {
         self.found
