@@ -46,7 +46,7 @@ pub(crate) fn seal<L: Lanes>(lanes: L, context: &Context<'_>, buf: &mut [u8], pa
             }
             rounds.finish(lanes, c, context.key, &group.inputs, &mut group.stream);
             drain!();
-            group.apply(buf, packets, &mut mac);
+            group.apply(lanes, buf, packets, &mut mac);
         };
     }
     for (index, packet) in packets.iter().enumerate() {
@@ -104,7 +104,7 @@ pub(crate) fn open<L: Lanes>(
                 step!();
             }
             rounds.finish(lanes, c, context.key, &group.inputs, &mut group.stream);
-            group.apply(buf, packets, &mut mac);
+            group.apply(lanes, buf, packets, &mut mac);
         };
     }
     for index in 0..packets.len() {
@@ -181,7 +181,13 @@ impl Group {
 
     /// Hands blocks 0 to Poly1305, adds the others to their texts, and is empty again.
     #[inline(always)]
-    fn apply(&mut self, buf: &mut [u8], packets: &[Packet], mac: &mut Authenticator<'_>) {
+    fn apply<L: Lanes>(
+        &mut self,
+        lanes: L,
+        buf: &mut [u8],
+        packets: &[Packet],
+        mac: &mut Authenticator<'_>,
+    ) {
         for (stream, &(index, block)) in self.stream.iter().zip(&self.of[..self.used]) {
             if block == 0 {
                 mac.put_key(index, stream);
@@ -190,9 +196,7 @@ impl Group {
             let packet = &packets[index];
             let text = &mut buf[packet.at + 64 * (block as usize - 1)..packet.text_end()];
             if let Some(text) = text.first_chunk_mut::<64>() {
-                for i in 0..64 {
-                    text[i] ^= stream[i];
-                }
+                lanes.mix(text, stream);
             } else {
                 xor_part(text, stream);
             }
@@ -210,13 +214,11 @@ impl Group {
 
 /// For a text's last block: by 16 bytes, to which WireGuard pads, and what then remains by single ones.
 #[inline(always)]
-fn xor_part(text: &mut [u8], stream: &[u8; 64]) {
+pub(crate) fn xor_part(text: &mut [u8], stream: &[u8; 64]) {
     let (parts, rest) = text.as_chunks_mut::<16>();
     let done = 16 * parts.len();
-    for (part, stream) in parts.iter_mut().zip(stream.as_chunks::<16>().0) {
-        for i in 0..16 {
-            part[i] ^= stream[i];
-        }
+    for (part, stream) in parts.iter_mut().zip(stream.as_chunks().0) {
+        *part = (u128::from_ne_bytes(*part) ^ u128::from_ne_bytes(*stream)).to_ne_bytes();
     }
     for (byte, stream) in rest.iter_mut().zip(&stream[done..]) {
         *byte ^= stream;

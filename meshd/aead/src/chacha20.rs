@@ -54,8 +54,9 @@ impl<L: Lanes> Rounds<L> {
     }
 }
 
+/// The state before the rounds.
 #[inline(always)]
-fn initial<L: Lanes>(lanes: L, key: &[u32; 8], inputs: &Inputs) -> [Row<L>; 4] {
+pub(crate) fn initial<L: Lanes>(lanes: L, key: &[u32; 8], inputs: &Inputs) -> [Row<L>; 4] {
     let [k0, k1, k2, k3, k4, k5, k6, k7] = *key;
     let splat = |[a, b, c, d]: [u32; 4]| {
         [

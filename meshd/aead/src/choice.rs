@@ -4,17 +4,25 @@
 //! `avx512` or `avx2`: always these, where they exist, for measurements and tests), and by the batch itself. The limits are
 //! set by the `bench` example; README.md has the figures.
 //!
-//! AVX-512 beats ring for nearly every batch. AVX2 does where ring's cost is mostly per packet: for several packets, short
-//! on average; near its limits it loses a little on a core whose execution units are shared with another busy thread.
+//! AVX-512 beats ring for nearly every batch. AVX2 does where ring's cost is mostly per packet, for several packets, short
+//! on average; and for runs of long ones that go two by two. Near the limits it loses a little on a core whose execution
+//! units are shared with another busy thread.
 
-/// Fewer packets don't fill AVX2's lanes.
+/// Fewer packets don't fill AVX2's lanes, if they are short, or if they go two by two.
 #[cfg(target_arch = "x86_64")]
-const MIN_TO_SEAL: usize = 4;
+const MIN_TO_SEAL: Min = Min { short: 4, long: 2 };
 /// Opening has a start of its own there: a packet's tag must be known before its text joins the others.
 #[cfg(target_arch = "x86_64")]
-const MIN_TO_OPEN: usize = 6;
+const MIN_TO_OPEN: Min = Min { short: 6, long: 6 };
 
-/// Longest average of text and tag, in bytes, that pays with AVX2.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Min {
+    short: usize,
+    long: usize,
+}
+
+/// Longest average of text and tag, in bytes, that pays with AVX2 as a batch of short packets.
 #[cfg(target_arch = "x86_64")]
 const MAX_AVERAGE: usize = 256 + crate::TAG_LEN;
 
@@ -34,11 +42,11 @@ pub(crate) use native::{to_open, to_seal};
 mod native {
     use std::sync::OnceLock;
 
-    use super::{MAX_AVERAGE, MIN_AVERAGE_OF_TWO, MIN_TO_OPEN, MIN_TO_SEAL};
+    use super::{Min, MAX_AVERAGE, MIN_AVERAGE_OF_TWO, MIN_TO_OPEN, MIN_TO_SEAL};
     use crate::avx512::Avx512;
     use crate::engine::{Context, Engine};
     use crate::key::{self, Packet};
-    use crate::lanes::avx2::Avx2;
+    use crate::lanes::avx2::{pairs, Avx2};
 
     /// Lanes of our own that this processor has.
     #[derive(Clone, Copy)]
@@ -126,32 +134,48 @@ mod native {
             says: if always {
                 "AVX2 for all batches (MESHD_AEAD)"
             } else {
-                "ring, AVX2 for batches of short packets"
+                "AVX2 for batches of short packets and runs of long ones, else ring"
             },
         }
     }
 
-    /// The lanes that should seal this batch, if any. Packets may be malformed.
-    pub(crate) fn to_seal(buf: &[u8], packets: &[Packet]) -> Option<Own> {
-        lanes_for(buf, packets, MIN_TO_SEAL)
+    /// Who should seal the first of these packets, ring if no lanes, and how many of them: at least one. They lie
+    /// within `buf`.
+    pub(crate) fn to_seal(buf: &[u8], packets: &[Packet]) -> (Option<Own>, usize) {
+        next(buf, packets, MIN_TO_SEAL)
     }
 
     /// The same for opening.
-    pub(crate) fn to_open(buf: &[u8], packets: &[Packet]) -> Option<Own> {
-        lanes_for(buf, packets, MIN_TO_OPEN)
+    pub(crate) fn to_open(buf: &[u8], packets: &[Packet]) -> (Option<Own>, usize) {
+        next(buf, packets, MIN_TO_OPEN)
     }
 
-    fn lanes_for(buf: &[u8], packets: &[Packet], min_avx2: usize) -> Option<Own> {
+    fn next(buf: &[u8], packets: &[Packet], min: Min) -> (Option<Own>, usize) {
         let Choice { own, always, .. } = choice();
-        let pays = |own: &Own| {
-            let (count, bytes) = (packets.len(), packets.iter().map(|packet| packet.len));
-            let bytes = bytes.fold(0, usize::saturating_add);
-            match own {
-                Own::Avx512(_) => count > 2 || count == 2 && bytes >= 2 * MIN_AVERAGE_OF_TWO,
-                Own::Avx2(_) => count >= min_avx2 && bytes <= count * MAX_AVERAGE,
-            }
+        let Some(own) = own.filter(|own| own.takes(buf)) else {
+            return (None, packets.len());
         };
-        own.filter(|own| own.takes(buf) && (*always || pays(own)))
+        let (count, bytes) = (packets.len(), packets.iter().map(|packet| packet.len));
+        let bytes = bytes.fold(0, usize::saturating_add);
+        let all_pay = match own {
+            _ if *always => true,
+            Own::Avx512(_) => count > 2 || count == 2 && bytes >= 2 * MIN_AVERAGE_OF_TWO,
+            Own::Avx2(_) => count >= min.short && bytes <= count * MAX_AVERAGE,
+        };
+        match own {
+            _ if all_pay => (Some(own), count),
+            Own::Avx512(_) => (None, count),
+            Own::Avx2(_) => match pairs::pairs(packets) {
+                long if long >= min.long => (Some(own), long),
+                // Up to where there may be pairs again.
+                long => {
+                    let from = long.max(1);
+                    let is_run = |run: &[Packet]| pairs::pairs(run) == min.long;
+                    let more = packets[from..].windows(min.long).position(is_run);
+                    (None, more.map_or(count, |more| from + more))
+                }
+            },
+        }
     }
 
     pub(super) fn in_use() -> &'static str {

@@ -40,4 +40,6 @@ pub(crate) trait Lanes: Engine {
     );
     /// Writes lane `i` of the 16 state words, row by row and little endian, to block `i`.
     fn store(self, state: &[Row<Self>; 4], blocks: &mut Blocks);
+    /// text ^= stream. Not left to a compiler's vectors, which it has none of where the program is to be small.
+    fn mix(self, text: &mut [u8; 64], stream: &[u8; 64]);
 }

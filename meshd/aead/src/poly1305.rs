@@ -5,11 +5,12 @@
 
 /// The one-time authenticator of one message.
 #[derive(Clone, Default)]
+#[repr(C)] // for the assembly of `lanes/avx2/stitched.rs`
 pub(crate) struct Poly1305 {
-    h: [u64; 3],
-    r: [u64; 2],
+    pub(crate) h: [u64; 3],
+    pub(crate) r: [u64; 2],
     /// r1 + r1/4 = 5·r1/4.
-    s1: u64,
+    pub(crate) s1: u64,
     pad: [u64; 2],
 }
 

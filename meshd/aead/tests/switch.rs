@@ -52,7 +52,7 @@ fn the_lanes_are_used_where_they_exist() {
         (false, true) => narrow,
         (false, false) => "ring (no AVX2)",
     };
-    let narrow = "ring, AVX2 for batches of short packets";
+    let narrow = "AVX2 for batches of short packets and runs of long ones, else ring";
     assert_eq!(
         in_use_with(None),
         with("AVX-512 for batches, ring for single packets", narrow)

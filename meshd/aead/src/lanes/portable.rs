@@ -54,6 +54,12 @@ impl Lanes for Portable {
             }
         }
     }
+
+    fn mix(self, text: &mut [u8; 64], stream: &[u8; 64]) {
+        for (text, stream) in text.iter_mut().zip(stream) {
+            *text ^= stream;
+        }
+    }
 }
 
 impl Engine for Portable {

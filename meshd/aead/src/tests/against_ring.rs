@@ -274,6 +274,9 @@ fn the_start_up_test_accepts_what_is_right_and_refuses_what_is_not() {
         ) {
             Portable.double_round(a, b, c, d);
         }
+        fn mix(self, text: &mut [u8; 64], stream: &[u8; 64]) {
+            Portable.mix(text, stream);
+        }
         fn store(self, state: &[Row<Self>; 4], blocks: &mut Blocks) {
             Portable.store(state, blocks);
             blocks[6][31] ^= 1;

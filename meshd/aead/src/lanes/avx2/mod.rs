@@ -3,6 +3,9 @@
 //! Intrinsics, except for the rounds, which are assembly: their speed hangs on which of the sixteen state words waits
 //! in memory for a register, and compilers choose badly.
 
+pub(crate) mod pairs;
+mod stitched;
+
 use core::arch::asm;
 use core::arch::x86_64::*;
 
@@ -111,13 +114,38 @@ impl Lanes for Avx2 {
             }
         }
     }
+
+    #[inline(always)]
+    fn mix(self, text: &mut [u8; 64], stream: &[u8; 64]) {
+        for (text, stream) in text
+            .as_chunks_mut::<32>()
+            .0
+            .iter_mut()
+            .zip(stream.as_chunks::<32>().0)
+        {
+            // SAFETY: see above; 32 bytes are readable, or can be written, and no alignment is asked for.
+            unsafe {
+                let mixed = _mm256_xor_si256(
+                    _mm256_loadu_si256(text.as_ptr().cast()),
+                    _mm256_loadu_si256(stream.as_ptr().cast()),
+                );
+                _mm256_storeu_si256(text.as_mut_ptr().cast(), mixed);
+            }
+        }
+    }
 }
 
 impl Engine for Avx2 {
     fn seal(self, context: &Context<'_>, buf: &mut [u8], packets: &[Packet]) {
         #[target_feature(enable = "avx2,bmi2")]
         fn compiled(lanes: Avx2, context: &Context<'_>, buf: &mut [u8], packets: &[Packet]) {
-            batch::seal(lanes, context, buf, packets);
+            let (long, others) = packets.split_at(pairs::pairs(packets));
+            if !long.is_empty() {
+                pairs::seal(lanes, context, buf, long);
+            }
+            if !others.is_empty() {
+                batch::seal(lanes, context, buf, others);
+            }
         }
         // SAFETY: `self` proves both features.
         unsafe { compiled(self, context, buf, packets) }
@@ -126,7 +154,13 @@ impl Engine for Avx2 {
     fn open(self, context: &Context<'_>, buf: &mut [u8], packets: &mut [Packet]) {
         #[target_feature(enable = "avx2,bmi2")]
         fn compiled(lanes: Avx2, context: &Context<'_>, buf: &mut [u8], packets: &mut [Packet]) {
-            batch::open(lanes, context, buf, packets);
+            let (long, others) = packets.split_at_mut(pairs::pairs(packets));
+            if !long.is_empty() {
+                pairs::open(lanes, context, buf, long);
+            }
+            if !others.is_empty() {
+                batch::open(lanes, context, buf, others);
+            }
         }
         // SAFETY: `self` proves both features.
         unsafe { compiled(self, context, buf, packets) }
