@@ -20,7 +20,7 @@ RUST := --manifest-path meshd/Cargo.toml
 PYTEST := $(BIN)/pytest -q
 # How many stages `make test` works on at the same time. Some keep two processors busy, and those with hosts mostly wait: for
 # timers of the protocol, for what boots. No two share an address, a name or a file; what one prints comes in one piece.
-ABREAST := --no-print-directory -j3 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
+ABREAST := --no-print-directory -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
 
 .PHONY: help demo test check setup setup-demo setup-test setup-nightly setup-release build daemon release released lint types unit integration test-daemon test-tool test-lab test-roles image molecule nightly bench wheel lock clean
 

@@ -115,8 +115,8 @@ impl<'a> Authenticator<'a> {
         }
     }
 
-    /// The step at a packet's end or start.
-    #[inline(always)]
+    /// The step at a packet's end or start. Out of line: `step` is in many places.
+    #[inline(never)]
     fn turn(&mut self, buf: &[u8], packets: &[Packet]) -> Option<(usize, [u8; TAG_LEN])> {
         if !self.active {
             self.begin(packets);

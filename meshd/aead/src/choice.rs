@@ -24,7 +24,7 @@ struct Min {
 
 /// Longest average of text and tag, in bytes, that pays with AVX2 as a batch of short packets.
 #[cfg(target_arch = "x86_64")]
-const MAX_AVERAGE: usize = 256 + crate::TAG_LEN;
+const MAX_AVERAGE: usize = 128 + crate::TAG_LEN;
 
 /// Shortest average of text and tag, in bytes, for which AVX-512 pays with two packets. With more it always does.
 #[cfg(target_arch = "x86_64")]

@@ -133,7 +133,10 @@ fn while_alice_sends<T>(scene: &mut Scene, phase: &str, what: impl FnOnce(&mut S
     let done = what(scene);
     alice.one_round_more();
     drop(alice);
-    assert_no_leak(phase, &scene.tap.frames());
+    let mut frames = scene.tap.frames();
+    // Answers to what she sent are still on their way when the daemon has ended. The host is not closed, only she is.
+    frames.retain(|frame| !frame.says_tunnel_is_closed(PORT));
+    assert_no_leak(phase, &frames);
     assert_eq!(scene.tap.lost(), 0, "{phase}: the tap lost frames");
     done
 }

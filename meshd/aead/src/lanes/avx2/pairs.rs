@@ -143,7 +143,7 @@ impl Side {
 
     /// Computes the blocks aimed at, to `stream`. Beside it, as much as can be is taken in of what is ready.
     #[target_feature(enable = "avx2,bmi2")]
-    #[inline]
+    #[inline(never)] // thousands of instructions, once
     fn turn(&mut self, lanes: Avx2, buf: &[u8]) {
         let texts = self.take(buf, ROUNDS);
         let state = self.work.blocks(texts);
@@ -203,7 +203,8 @@ impl Side {
     }
 
     /// Takes in what is left of the pair, of which all is ready, and gives the tags it should have.
-    #[inline(always)]
+    #[target_feature(enable = "avx2,bmi2")]
+    #[inline(never)]
     fn tags(
         &mut self,
         context: &Context<'_>,
@@ -287,7 +288,8 @@ fn aims(pair: &[Packet; 2], start: u32) -> ([u32; LANES], [u64; LANES]) {
 }
 
 /// Adds the blocks `start..` to their places in a packet's text. Block 0 has none, nor have those behind the text.
-#[inline(always)]
+#[target_feature(enable = "avx2,bmi2")]
+#[inline(never)]
 fn encrypt(lanes: Avx2, buf: &mut [u8], packet: &Packet, start: u32, stream: &[[u8; 64]; EACH]) {
     let text = &mut buf[packet.at..packet.text_end()];
     let key = usize::from(start == 0);
