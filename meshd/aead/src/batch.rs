@@ -8,8 +8,6 @@
 //! Opening is the same stream in another order, since not a byte may be decrypted before its packet's tag has been
 //! found right: keys are made some packets ahead, and a packet's blocks join the stream once it is proven valid.
 
-use subtle::ConstantTimeEq;
-
 use crate::authenticator::Authenticator;
 use crate::chacha20::{Inputs, Rounds, DOUBLE_ROUNDS};
 use crate::engine::Context;
@@ -87,12 +85,7 @@ pub(crate) fn open<L: Lanes>(
         () => {
             if let Some((index, tag)) = mac.step(buf, packets) {
                 let packet = &mut packets[index];
-                packet.valid = match buf[packet.text_end()..].first_chunk::<TAG_LEN>() {
-                    Some(theirs) => u128::from_ne_bytes(tag)
-                        .ct_eq(&u128::from_ne_bytes(*theirs))
-                        .into(),
-                    None => false,
-                };
+                packet.valid = packet.has_tag(buf, &tag);
             }
         };
     }

@@ -8,6 +8,8 @@ use core::fmt;
 use core::mem::MaybeUninit;
 
 use ring::aead::{Aad, LessSafeKey, Nonce, UnboundKey, CHACHA20_POLY1305};
+#[cfg(any(target_arch = "x86_64", test))]
+use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
 #[cfg(target_arch = "x86_64")]
@@ -65,6 +67,17 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn blocks(&self) -> u32 {
         (self.len - TAG_LEN).div_ceil(64) as u32
+    }
+
+    /// Whether this is the tag that the packet carries, in a time that says nothing of where they differ.
+    #[cfg(any(target_arch = "x86_64", test))]
+    #[inline(always)]
+    pub(crate) fn has_tag(&self, buf: &[u8], tag: &[u8; TAG_LEN]) -> bool {
+        buf[self.text_end()..].first_chunk().is_some_and(|theirs| {
+            u128::from_ne_bytes(*tag)
+                .ct_eq(&u128::from_ne_bytes(*theirs))
+                .into()
+        })
     }
 
     fn is_within(&self, buf: &[u8]) -> bool {

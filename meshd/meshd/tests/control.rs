@@ -109,6 +109,7 @@ fn who_asks_and_never_reads_costs_no_memory_and_no_time() {
     assert_eq!(a.status("prod")["state"], "running");
     let (more, before) = taken(&a, pid);
     assert!(more < memory + (16 << 20), "{memory} to {more} bytes");
+    // Who spins takes all of it.
     sleep(Duration::from_millis(500));
     let (_, after) = taken(&a, pid);
     assert!(after - before < 10, "{} of 50 ticks", after - before);
@@ -130,6 +131,7 @@ fn with_no_descriptor_left_nothing_spins_and_who_connects_is_told() {
         .map(|folder| format!("/proc/{}/root/run/{folder}/prod.sock", a.holder()));
     let clients = sockets.map(|path| UnixStream::connect(path).unwrap());
     let (_, before) = taken(&a, pid);
+    // Who spins takes all of it.
     sleep(Duration::from_millis(500));
     let (_, after) = taken(&a, pid);
     assert!(after - before < 10, "{} of 50 ticks", after - before);

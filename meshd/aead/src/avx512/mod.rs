@@ -17,8 +17,6 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use subtle::ConstantTimeEq;
-
 use crate::engine::{Context, Engine};
 use crate::key::Packet;
 use crate::TAG_LEN;
@@ -89,12 +87,7 @@ fn open(context: &Context<'_>, buf: &mut [u8], packets: &mut [Packet]) {
     let tags = tags(&keys, context.aad, buf, packets);
     keys.erase();
     for (packet, tag) in packets.iter_mut().zip(tags) {
-        packet.valid = match buf[packet.text_end()..].first_chunk::<TAG_LEN>() {
-            Some(theirs) => u128::from_ne_bytes(tag)
-                .ct_eq(&u128::from_ne_bytes(*theirs))
-                .into(),
-            None => false,
-        };
+        packet.valid = packet.has_tag(buf, &tag);
     }
     // What was computed ahead is key stream only; it meets the texts here.
     if packets.len() < LANES {

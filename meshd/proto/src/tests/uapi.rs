@@ -340,5 +340,6 @@ fn many_networks_that_move_to_another_peer_take_no_time() {
     let start = std::time::Instant::now();
     let moved = session.ask(&format!("set=1\npublic_key={other}\n{all}\n"));
     assert_eq!(moved, "errno=0\n\n");
-    assert!(start.elapsed() < seconds(10), "{:?}", start.elapsed());
+    // A second or so; sixty times that is for a machine with other work.
+    assert!(start.elapsed() < seconds(60), "{:?}", start.elapsed());
 }

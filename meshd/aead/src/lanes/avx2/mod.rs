@@ -3,6 +3,34 @@
 //! Intrinsics, except for the rounds, which are assembly: their speed hangs on which of the sixteen state words waits
 //! in memory for a register, and compilers choose badly.
 
+/// Half of two quarter rounds abreast: a += b, d ^= a, d rotated by a byte shuffle; c += d, b ^= c, b rotated by two shifts.
+/// Row c's two words come from where `$from0` and `$from1` say, and then are in c0 and c1; c2 and c3 are free to use.
+/// `$shuffle` is where the bytes' order is.
+#[rustfmt::skip]
+macro_rules! half {
+    ($a0:literal $b0:literal $d0:literal, $a1:literal $b1:literal $d1:literal, $from0:literal, $from1:literal,
+        $shuffle:literal, $left:literal, $right:literal) => {
+        concat!(
+            "vpaddd {a", $a0, "}, {a", $a0, "}, {b", $b0, "}\n",
+            "vpaddd {a", $a1, "}, {a", $a1, "}, {b", $b1, "}\n",
+            "vpxor {d", $d0, "}, {d", $d0, "}, {a", $a0, "}\n",
+            "vpxor {d", $d1, "}, {d", $d1, "}, {a", $a1, "}\n",
+            "vpshufb {d", $d0, "}, {d", $d0, "}, ", $shuffle, "\n",
+            "vpshufb {d", $d1, "}, {d", $d1, "}, ", $shuffle, "\n",
+            "vpaddd {c0}, {d", $d0, "}, ", $from0, "\n",
+            "vpaddd {c1}, {d", $d1, "}, ", $from1, "\n",
+            "vpxor {b", $b0, "}, {b", $b0, "}, {c0}\n",
+            "vpxor {b", $b1, "}, {b", $b1, "}, {c1}\n",
+            "vpslld {c2}, {b", $b0, "}, ", $left, "\n",
+            "vpslld {c3}, {b", $b1, "}, ", $left, "\n",
+            "vpsrld {b", $b0, "}, {b", $b0, "}, ", $right, "\n",
+            "vpsrld {b", $b1, "}, {b", $b1, "}, ", $right, "\n",
+            "vpor {b", $b0, "}, {b", $b0, "}, {c2}\n",
+            "vpor {b", $b1, "}, {b", $b1, "}, {c3}\n",
+        )
+    };
+}
+
 pub(crate) mod pairs;
 mod stitched;
 
@@ -39,33 +67,8 @@ static ROTATIONS: Aligned = Aligned([
 macro_rules! pair {
     ($a0:literal $b0:literal $d0:literal, $a1:literal $b1:literal $d1:literal) => {
         concat!(
-            half!($a0 $b0 $d0, $a1 $b1 $d1, "[{rotations}]", 12, 20),
-            half!($a0 $b0 $d0, $a1 $b1 $d1, "[{rotations} + 32]", 7, 25)
-        )
-    };
-}
-
-/// Half of that: a += b, d ^= a, d rotated by a byte shuffle; c += d, b ^= c, b rotated by two shifts.
-#[rustfmt::skip]
-macro_rules! half {
-    ($a0:literal $b0:literal $d0:literal, $a1:literal $b1:literal $d1:literal, $shuffle:literal, $left:literal, $right:literal) => {
-        concat!(
-            "vpaddd {a", $a0, "}, {a", $a0, "}, {b", $b0, "}\n",
-            "vpaddd {a", $a1, "}, {a", $a1, "}, {b", $b1, "}\n",
-            "vpxor {d", $d0, "}, {d", $d0, "}, {a", $a0, "}\n",
-            "vpxor {d", $d1, "}, {d", $d1, "}, {a", $a1, "}\n",
-            "vpshufb {d", $d0, "}, {d", $d0, "}, ", $shuffle, "\n",
-            "vpshufb {d", $d1, "}, {d", $d1, "}, ", $shuffle, "\n",
-            "vpaddd {c0}, {c0}, {d", $d0, "}\n",
-            "vpaddd {c1}, {c1}, {d", $d1, "}\n",
-            "vpxor {b", $b0, "}, {b", $b0, "}, {c0}\n",
-            "vpxor {b", $b1, "}, {b", $b1, "}, {c1}\n",
-            "vpslld {t0}, {b", $b0, "}, ", $left, "\n",
-            "vpslld {t1}, {b", $b1, "}, ", $left, "\n",
-            "vpsrld {b", $b0, "}, {b", $b0, "}, ", $right, "\n",
-            "vpsrld {b", $b1, "}, {b", $b1, "}, ", $right, "\n",
-            "vpor {b", $b0, "}, {b", $b0, "}, {t0}\n",
-            "vpor {b", $b1, "}, {b", $b1, "}, {t1}\n",
+            half!($a0 $b0 $d0, $a1 $b1 $d1, "{c0}", "{c1}", "[{rotations}]", 12, 20),
+            half!($a0 $b0 $d0, $a1 $b1 $d1, "{c0}", "{c1}", "[{rotations} + 32]", 7, 25)
         )
     };
 }
@@ -226,7 +229,7 @@ fn double_round(a: &mut Row<Avx2>, b: &mut Row<Avx2>, c: &mut Row<Avx2>, d: &mut
             a0 = inout(ymm_reg) a[0], a1 = inout(ymm_reg) a[1], a2 = inout(ymm_reg) a[2], a3 = inout(ymm_reg) a[3],
             b0 = inout(ymm_reg) b[0], b1 = inout(ymm_reg) b[1], b2 = inout(ymm_reg) b[2], b3 = inout(ymm_reg) b[3],
             d0 = inout(ymm_reg) d[0], d1 = inout(ymm_reg) d[1], d2 = inout(ymm_reg) d[2], d3 = inout(ymm_reg) d[3],
-            c0 = out(ymm_reg) _, c1 = out(ymm_reg) _, t0 = out(ymm_reg) _, t1 = out(ymm_reg) _,
+            c0 = out(ymm_reg) _, c1 = out(ymm_reg) _, c2 = out(ymm_reg) _, c3 = out(ymm_reg) _,
             c = in(reg) c.as_mut_ptr(),
             rotations = in(reg) ROTATIONS.0.as_ptr(),
             options(nostack, preserves_flags),

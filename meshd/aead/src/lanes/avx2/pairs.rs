@@ -7,8 +7,6 @@
 //! Both packets of a pair have as many blocks of ChaCha20; [`pairs`] finds such runs. What the compiler keeps in registers, or
 //! puts on the stack when it runs out of them, is out of reach of the erasing here, as it is in ring.
 
-use subtle::ConstantTimeEq;
-
 use super::stitched::{Chunk, Work, ROUNDS};
 use super::Avx2;
 use crate::batch::xor_part;
@@ -90,12 +88,7 @@ pub(super) fn open(lanes: Avx2, context: &Context<'_>, buf: &mut [u8], packets: 
         }
         let tags = side.tags(context, buf, pair);
         for (packet, tag) in pair.iter_mut().zip(tags) {
-            packet.valid = match buf[packet.text_end()..].first_chunk::<TAG_LEN>() {
-                Some(theirs) => u128::from_ne_bytes(tag)
-                    .ct_eq(&u128::from_ne_bytes(*theirs))
-                    .into(),
-                None => false,
-            };
+            packet.valid = packet.has_tag(buf, &tag);
         }
         before = Some(*pair);
     }

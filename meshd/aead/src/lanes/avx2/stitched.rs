@@ -71,40 +71,13 @@ impl Work {
     }
 }
 
-/// Half of two quarter rounds abreast: a += b, d ^= a, d rotated by a byte shuffle; c += d, b ^= c, b rotated by two shifts.
-/// Row c's two words come from where `$from0` and `$from1` say, and then are in c0 and c1.
-#[rustfmt::skip]
-macro_rules! half {
-    ($a0:literal $b0:literal $d0:literal, $a1:literal $b1:literal $d1:literal, $from0:literal, $from1:literal,
-        $shuffle:literal, $left:literal, $right:literal) => {
-        concat!(
-            "vpaddd {a", $a0, "}, {a", $a0, "}, {b", $b0, "}\n",
-            "vpaddd {a", $a1, "}, {a", $a1, "}, {b", $b1, "}\n",
-            "vpxor {d", $d0, "}, {d", $d0, "}, {a", $a0, "}\n",
-            "vpxor {d", $d1, "}, {d", $d1, "}, {a", $a1, "}\n",
-            "vpshufb {d", $d0, "}, {d", $d0, "}, [rdi + {rotations} + ", $shuffle, "]\n",
-            "vpshufb {d", $d1, "}, {d", $d1, "}, [rdi + {rotations} + ", $shuffle, "]\n",
-            "vpaddd {c0}, {d", $d0, "}, ", $from0, "\n",
-            "vpaddd {c1}, {d", $d1, "}, ", $from1, "\n",
-            "vpxor {b", $b0, "}, {b", $b0, "}, {c0}\n",
-            "vpxor {b", $b1, "}, {b", $b1, "}, {c1}\n",
-            "vpslld {c2}, {b", $b0, "}, ", $left, "\n",
-            "vpslld {c3}, {b", $b1, "}, ", $left, "\n",
-            "vpsrld {b", $b0, "}, {b", $b0, "}, ", $right, "\n",
-            "vpsrld {b", $b1, "}, {b", $b1, "}, ", $right, "\n",
-            "vpor {b", $b0, "}, {b", $b0, "}, {c2}\n",
-            "vpor {b", $b1, "}, {b", $b1, "}, {c3}\n",
-        )
-    };
-}
-
 /// Two quarter rounds abreast, and behind each half a piece of something else.
 #[rustfmt::skip]
 macro_rules! pair {
     ($a0:literal $b0:literal $d0:literal, $a1:literal $b1:literal $d1:literal, $from0:literal, $from1:literal, [$p:expr, $q:expr]) => {
         concat!(
-            half!($a0 $b0 $d0, $a1 $b1 $d1, $from0, $from1, 0, 12, 20), $p,
-            half!($a0 $b0 $d0, $a1 $b1 $d1, "{c0}", "{c1}", 32, 7, 25), $q,
+            half!($a0 $b0 $d0, $a1 $b1 $d1, $from0, $from1, "[rdi + {rotations}]", 12, 20), $p,
+            half!($a0 $b0 $d0, $a1 $b1 $d1, "{c0}", "{c1}", "[rdi + {rotations} + 32]", 7, 25), $q,
         )
     };
 }
