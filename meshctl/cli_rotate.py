@@ -43,7 +43,7 @@ def rotate(screen: Screen, /, words: tuple[str, ...], yes: bool, as_json: bool, 
             screen.json({"type": "plan", **planjson.plan(begun.planned.plan)})
         else:
             screen.data(views_rotate.rotating(begun))
-        if not yes and not begun.idle and not screen.ask("change these keys?"):
+        if not yes and not begun.idle and not begun.futile and not screen.ask("change these keys?"):
             raise Failed("nothing was changed: you said no", None, "refused")
         for step in rotating.carry_on(session, begun):
             if as_json:

@@ -46,6 +46,20 @@ class Rotating:
         """Nothing can be done, here or on any host: all that it waits for is silent."""
         return self.stage is not None and not self.planned.plan.touched and not self.known
 
+    @property
+    def futile(self) -> bool:
+        """It would begin, and no host that it concerns could be told of it: then it is better not begun."""
+        under_way = self.planned.lock.rotation
+        if self.begun or under_way is None:
+            return False
+        return under_way.waits_for.isdisjoint((*self.planned.plan.touched, *self.planned.plan.right))
+
+
+class Untold(Failed):
+    """No host can be told the next keys: nothing was begun."""
+
+    exit = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -110,7 +124,15 @@ def give_up(session: Session) -> Rotating:
 
 
 def carry_on(session: Session, rotating: Rotating) -> Iterator[Step]:
-    """Take the steps that can be taken, and tell each one. The run lock is held by the caller."""
+    """Take the steps that can be taken, and tell each one. The run lock is held by the caller.
+
+    Untold, and nothing is written, when there is nobody to begin with.
+    """
+    if rotating.futile:
+        hint = "put that right" if rotating.planned.plan.errors else "leave --limit out"
+        first = "put that right" if rotating.planned.plan.errors else "leave --limit out"
+        hint = f"{first}, then: meshctl rotate{' --lab' if session.run.lab else ''}"
+        raise Untold("no change of keys was begun: no host can be told the next ones", hint, "rotate")
     if session.run.lab:
         part = labs.part(session.run.mesh, session.files.spec.mesh)
         session.run = replace(session.run, mesh=part)
