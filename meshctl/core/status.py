@@ -15,7 +15,7 @@ from typing import Any
 
 from meshctl.core.errors import HostError
 from meshctl.core.mesh import Finding, Mesh
-from meshctl.core.report import PeerVitals, Vitals
+from meshctl.core.report import PeerVitals, Report, Vitals
 from meshctl.core.spec import Pair
 
 SCHEMA = 1
@@ -113,6 +113,15 @@ def trouble(said: Vitals) -> str | None:
         return f"its interface {said.name} is down" if said.link_up is False else None
     words = {"down": "meshd isn't running there", "absent": f"meshd runs there without its interface {said.name}"}
     return words.get(said.state, f"meshd says there that it is {said.state}")
+
+
+def unasked(seen: Report) -> str:
+    """Why the meshd of this host can't be asked how it is: its program isn't there."""
+    if seen.manifest is None:
+        return "meshd is not installed there"
+    if seen.link == "ours":  # nobody restarts it either: it would not come back
+        return "meshd runs there, but its program was deleted: it can't be asked, and won't start again"
+    return "meshd isn't running there: its program was deleted"
 
 
 def _link(mesh: Mesh, link: Pair, vitals: Mapping[str, Vitals | HostError]) -> LinkStatus:

@@ -7,6 +7,7 @@ without its keys is an error and keys without their lock are not.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,6 +27,7 @@ from meshctl.core.status import Status
 from meshctl.flow import labs, safekeeping
 from meshctl.flow.progress import Progress, Silent
 from meshctl.shell import assets, bundledir, keyring, meshdir, sshconfig, yamlfile
+from meshctl.shell.completed import Completed
 from meshctl.shell.keyring import VaultSource
 from meshctl.shell.meshdir import MeshDir
 from meshctl.shell.observe import answered, observe
@@ -34,6 +36,7 @@ from meshctl.shell.sshconfig import Road
 from meshctl.version import VERSION
 
 MESHD = "/usr/local/bin/meshd"
+_MESHD_ITSELF = "/usr/local/lib/meshd/current/meshd"
 _PROBE_WAIT = 6  # seconds: a handshake that got lost is tried again after 5 (WireGuard paper, REKEY_TIMEOUT)
 _NOT_RUNNING, _NOT_THERE = 4, 127  # exit statuses of meshd (contracts §3) and of a shell
 
@@ -252,15 +255,21 @@ class Session:
     def ping(self, hosts: Iterable[str], wait: int = _PROBE_WAIT) -> dict[str, Vitals | HostError]:
         """Every link of these hosts, probed now; meshd waits at most `wait` seconds for the answers."""
         name = self.files.spec.mesh
-        command = Command(f"{MESHD} ping {name} --wait {wait} --json", timeout=wait + 20.0)
+        ping = f"{name} --wait {wait} --json"
+        # a link that somebody deleted is no reason not to ask
+        script = f"[ -x {MESHD} ] && exec {MESHD} ping {ping}; exec {_MESHD_ITSELF} ping {ping}"
+        command = Command(shlex.join(["sh", "-c", script]), timeout=wait + 20.0)
         answers = self.pool.run_all(dict.fromkeys(hosts, command))
         vitals: dict[str, Vitals | HostError] = {}
+        gone = [host for host, answer in answers.items() if isinstance(answer, Completed) and answer.exit == _NOT_THERE]
+        why = observe(self.pool, gone, name)
         apply = "meshctl apply --lab" if self.run.lab else "meshctl apply"
         for host, answer in answers.items():
             if not isinstance(answer, HostError) and answer.exit == _NOT_RUNNING:
                 vitals[host] = Vitals(name, "", "down")
-            elif not isinstance(answer, HostError) and answer.exit == _NOT_THERE:
-                vitals[host] = HostError(host, "report", "meshd is not installed there", apply)
+            elif host in why:
+                seen = why[host]
+                vitals[host] = seen if isinstance(seen, HostError) else _unasked(seen, apply)
             else:
                 vitals[host] = answered(host, answer, partial(report.vitals, host))
         return vitals
@@ -290,6 +299,10 @@ class Session:
             return road
         pins = self.files.lock.ssh_host_keys(name) if self.files.lock else ()
         return road.pinned(pins or sshconfig.known_keys(road))
+
+
+def _unasked(seen: Report, hint: str) -> HostError:
+    return HostError(seen.host, "report", status.unasked(seen), hint)
 
 
 def _roads(files: Files) -> dict[str, tuple[Road | HostError, Place]]:
