@@ -7,6 +7,7 @@ was contacted; 4 some hosts failed; 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -39,10 +40,16 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     words = sys.argv[1:] if arguments is None else arguments
     _open_streams()
     screen = Screen(as_json="--json" in words)
-    for order in (signal.SIGTERM, signal.SIGHUP):  # a cancelled CI job or a closed terminal: the same as Ctrl-C
-        if signal.getsignal(order) is not signal.SIG_IGN:  # nohup means what it says
-            signal.signal(order, signal.default_int_handler)
-    sys.exit(run(words, screen))
+    code = _INTERRUPTED  # of a second Ctrl-C, while the first one was told
+    with contextlib.suppress(KeyboardInterrupt):
+        # SIGTERM and SIGHUP, a cancelled CI job or a closed terminal, are the same as Ctrl-C
+        for order in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(order) is not signal.SIG_IGN:  # nohup means what it says
+                signal.signal(order, signal.default_int_handler)
+        code = run(words, screen)
+    for order in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # all is done and said
+        signal.signal(order, lambda *_: os._exit(code))
+    sys.exit(code)
 
 
 def run(words: list[str], screen: Screen) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
@@ -97,3 +98,39 @@ def test_no_summary_is_cut(group: str) -> None:
     summaries = done.stdout.partition("Commands:")[2].splitlines()[1:]
     assert summaries
     assert [summary for summary in summaries if not summary.endswith(".") or summary.endswith("...")] == []
+
+
+# Ctrl-C in the middle of importing a module, in the program that a wheel's script starts.
+AT_IMPORT = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder())
+sys.argv[1:] = ["plan"]
+from {entry} import {function}
+{function}()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("click", "interrupted\n"),
+        ("meshctl.options", "interrupted\n"),
+        ("meshctl.flow.safely", "interrupted\nnothing was changed\n"),
+        ("ruamel.yaml", "interrupted\nnothing was changed\n"),
+    ],
+)
+def test_ctrl_c_while_something_is_imported_is_no_traceback(tmp_path: Path, module: str, said: str) -> None:
+    (tmp_path / "mesh.yaml").write_text("mesh: prod\nhosts: {a: root@127.0.0.1:1}\n")
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    entry, _, function = project["project"]["scripts"]["meshctl"].partition(":")
+    code = AT_IMPORT.format(module=module, entry=entry, function=function)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr.lstrip("\n")) == (130, said)
