@@ -40,17 +40,21 @@ pub(super) fn pass_on<'t>(
         return Fate::Ours;
     };
     if !spend_hop(packet) {
-        if pace.allows(posting.now) {
-            tell(Trouble::HopsExceeded, packet, table, addresses, posting);
-        }
+        tell(
+            Trouble::HopsExceeded,
+            packet,
+            table,
+            addresses,
+            pace,
+            posting,
+        );
         return Fate::Taken;
     }
     let limit = too_big::limit(posting, route, packet.len());
     if packet.len() > limit {
         let ecn = ecn::outer(packet);
-        let trouble = too_big::pass_on(packet, limit, route, ecn, posting);
-        if let Some(trouble) = trouble.filter(|_| pace.allows(posting.now)) {
-            tell(trouble, packet, table, addresses, posting);
+        if let Some(trouble) = too_big::pass_on(packet, limit, route, ecn, posting) {
+            tell(trouble, packet, table, addresses, pace, posting);
         }
         return Fate::Taken;
     }
@@ -60,17 +64,22 @@ pub(super) fn pass_on<'t>(
     Fate::Taken
 }
 
-/// Tells the sender, whose way is its source address: that it may use it was checked when it was opened.
+/// Tells the sender, whose way is its source address: that it may use it was checked when it was opened. Bounded for each peer, and
+/// for all of them.
 fn tell<'t>(
     trouble: Trouble,
     packet: &[u8],
     table: &'t Table,
     addresses: &[IpAddr],
+    pace: &mut Pace,
     posting: &mut Posting<'t, '_>,
 ) {
     let Some(back) = packet::header(packet).and_then(|header| table.route(header.source)) else {
         return;
     };
+    if !(back.peer.may_be_told(posting.now) && pace.allows(posting.now)) {
+        return;
+    }
     let ipv4 = packet.first().is_some_and(|first| first >> 4 == 4);
     let Some(from) = addresses.iter().copied().find(|ip| ip.is_ipv4() == ipv4) else {
         return;

@@ -416,7 +416,7 @@ impl Opener<'_, '_> {
         let Some(back) = packet::destination(&answer).and_then(|to| self.table.route(to)) else {
             return false;
         };
-        if !self.pace.allows(self.now) {
+        if !(back.peer.may_be_told(self.now) && self.pace.allows(self.now)) {
             return false;
         }
         if let Some(slot) = self.posting.slot(back, answer.len(), 0) {

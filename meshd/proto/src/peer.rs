@@ -44,7 +44,13 @@ pub struct Peer {
     pub(crate) tx: Transmit,
     pub(crate) rx: Receive,
     path: Path,
+    /// Up to when its share of what it may be told is used up.
+    told: AtomicU64,
 }
+
+/// One of the things that a peer is told takes so much of its share, which is this large.
+const TELLING: Duration = Duration::from_millis(200);
+const SHARE: Duration = Duration::from_secs(4);
 
 /// Packets this long and longer ask about their path; there is never a limit below it (RFC 8200 section 5).
 pub const PATH_FLOOR: u16 = 1280;
@@ -117,7 +123,21 @@ impl Peer {
             tx: Transmit::default(),
             rx: Receive::default(),
             path: Path::default(),
+            told: AtomicU64::new(0),
         }
+    }
+
+    /// Whether we may tell it one more thing that its own packets make us tell (an ICMP error, an answer to a question about a
+    /// path): twenty at once and five a second, so that one peer can't use up what there is for all.
+    pub fn may_be_told(&self, now: Time) -> bool {
+        let told = self.told.load(Ordering::Relaxed);
+        let next = Time(told.max(now.0)).after(TELLING);
+        let may = next.since(now) <= SHARE;
+        if may {
+            // Another thread may overwrite it: then it is told once more.
+            self.told.store(next.0, Ordering::Relaxed);
+        }
+        may
     }
 
     /// The longest inner packet that the path takes, bytes; `u16::MAX` when no limit is known.
@@ -341,6 +361,17 @@ mod tests {
         assert_eq!(peer.path_limit(), 1400);
         peer.set_path(Some(100), s(7));
         assert_eq!(peer.path_limit(), PATH_FLOOR);
+    }
+
+    #[test]
+    fn a_peer_is_told_only_so_much() {
+        let (_, peer) = peer();
+        let tell = |ms: u64| {
+            let now = Time(1).after(Duration::from_millis(ms));
+            (0..1000).filter(|_| peer.may_be_told(now)).count()
+        };
+        assert_eq!([tell(0), tell(199), tell(200), tell(1200)], [20, 0, 1, 5]);
+        assert_eq!(tell(1_000_000), 20);
     }
 
     #[test]

@@ -315,6 +315,37 @@ fn a_hub_passes_packets_on() {
 }
 
 #[test]
+fn a_noisy_peer_of_a_hub_leaves_answers_for_the_others() {
+    if !enter_fresh() {
+        return;
+    }
+    let [hub, a, b] = star();
+    hub.plane.set_addresses(vec!["10.9.0.1".parse().unwrap()]);
+    hub.plane.set_relay(true);
+    let began = Instant::now();
+    let exhaust = |from: &End, to: &End, count| {
+        let sender = from.inside(|| UdpSocket::bind((from.v4(), 0)).unwrap());
+        sender.set_ttl(1).unwrap();
+        for _ in 0..count {
+            sender.send_to(b"x", (to.v4(), 9)).unwrap();
+        }
+    };
+    // With sessions, nothing of it waits; when the hub has what comes last, all of it was looked at.
+    datagrams(&a, &hub, &a.v4(), &hub.v4());
+    datagrams(&b, &hub, &b.v4(), &hub.v4());
+    exhaust(&a, &b, 400);
+    datagrams(&a, &hub, &a.v4(), &hub.v4());
+    exhaust(&b, &a, 10);
+    while counter4(&b, "InTimeExcds") < 10 {
+        assert!(began.elapsed() < PATIENCE, "b is told of each");
+        std::thread::yield_now();
+    }
+    let told = counter4(&a, "InTimeExcds");
+    let earned = began.elapsed().as_millis() as u64 / 200;
+    assert!((1..=20 + earned).contains(&told), "a is told {told} times");
+}
+
+#[test]
 fn without_relay_the_kernel_gets_the_packets() {
     if !enter_fresh() {
         return;
