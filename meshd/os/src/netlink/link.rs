@@ -50,21 +50,22 @@ impl Netlink {
         self.one_link(request, &format!("look up link {index}"))
     }
 
-    fn one_link(&self, request: Request, what: &str) -> Result<Option<Link>> {
+    fn one_link(&self, mut request: Request, what: &str) -> Result<Option<Link>> {
         let mut found = None;
-        match self.ask(request, what, |m| found = found.take().or_else(|| parse(m))) {
+        let each = &mut |m: Message<'_>| found = found.take().or_else(|| parse(m));
+        match self.ask(&mut request, what, each) {
             Err(e) if e.errno() == Some(libc::ENODEV) => Ok(None),
             Err(e) => Err(e),
-            Ok(()) => Ok(found),
+            Ok(_) => Ok(found),
         }
     }
 
     /// All links of the namespace.
     pub fn links(&self) -> Result<Vec<Link>> {
-        let mut links = Vec::new();
         let request = Request::new(libc::RTM_GETLINK, libc::NLM_F_DUMP, &[0; IFINFO]);
-        self.ask(request, "list links", |m| links.extend(parse(m)))?;
-        Ok(links)
+        self.dump(request, "list links", |links: &mut Vec<_>, m| {
+            links.extend(parse(m))
+        })
     }
 
     /// Raises or lowers a link.

@@ -31,6 +31,8 @@ use wire::{Message, Request};
 
 /// Room for the largest message the kernel sends in a dump (it fills at most 32 KiB at a time).
 const BUFFER: usize = 32 << 10;
+/// How often a list that changes while it is told is asked for.
+const DUMPS: usize = 10;
 
 /// A conversation with the kernel of this thread's network namespace, at the time of opening.
 #[derive(Debug)]
@@ -92,13 +94,32 @@ impl Netlink {
         &self.fd
     }
 
-    /// Sends a request and hands every answer to `each`, until the kernel's acknowledgement or end of the dump.
-    pub(crate) fn ask(
+    /// Asks for a list and has each message of it put in. What changes while it is told is asked for again: parts of it may be
+    /// missing, or be there twice.
+    pub(crate) fn dump<T: Default>(
         &self,
         mut request: Request,
         what: &str,
-        mut each: impl FnMut(Message<'_>),
-    ) -> Result<()> {
+        mut put: impl FnMut(&mut T, Message<'_>),
+    ) -> Result<T> {
+        for _ in 0..DUMPS {
+            let mut list = T::default();
+            if self.ask(&mut request, what, &mut |m| put(&mut list, m))? {
+                return Ok(list);
+            }
+        }
+        Err(failure(what, libc::EAGAIN, Some("it keeps changing")))
+    }
+
+    /// Sends a request and hands every answer to `each`, until the kernel's acknowledgement or end of the dump. False: the dump
+    /// isn't whole.
+    pub(crate) fn ask(
+        &self,
+        request: &mut Request,
+        what: &str,
+        each: &mut dyn FnMut(Message<'_>),
+    ) -> Result<bool> {
+        let mut whole = true;
         let sequence = self.next_sequence();
         let bytes = request.finish(sequence);
         sys::write(self.fd.as_fd(), bytes).context(|| what)?;
@@ -110,10 +131,11 @@ impl Netlink {
                 if message.sequence != sequence {
                     continue;
                 }
+                whole &= i32::from(message.flags) & libc::NLM_F_DUMP_INTR == 0;
                 match message.kind as libc::c_int {
                     libc::NLMSG_ERROR | libc::NLMSG_DONE => {
                         return match message.error() {
-                            None => Ok(()),
+                            None => Ok(whole),
                             Some((errno, reason)) => Err(failure(what, errno, reason)),
                         };
                     }
@@ -124,8 +146,8 @@ impl Netlink {
     }
 
     /// A change that the kernel only acknowledges.
-    fn change(&self, request: Request, what: &str) -> Result<()> {
-        self.ask(request, what, |_| {})
+    fn change(&self, mut request: Request, what: &str) -> Result<()> {
+        self.ask(&mut request, what, &mut |_| {}).map(drop)
     }
 }
 
@@ -210,5 +232,46 @@ mod tests {
         let netlink = Netlink::adopt(fd).unwrap();
         assert_eq!(netlink.link("lo").unwrap(), Some(lo.clone()));
         netlink.addresses(lo.index).unwrap();
+    }
+
+    /// A kernel that changes its list of addresses under the first dumps of it, and then tells it whole.
+    fn changing(dumps: usize) -> Result<Vec<IfAddress>> {
+        let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        let wait = Some(std::time::Duration::from_secs(5));
+        theirs.set_read_timeout(wait).unwrap();
+        let kernel = std::thread::spawn(move || {
+            let mut request = [0; 256];
+            for number in 0..DUMPS.min(dumps + 1) {
+                theirs.recv(&mut request).unwrap();
+                let sequence = u32::from_ne_bytes(request[8..12].try_into().unwrap());
+                let interrupted = if number < dumps {
+                    libc::NLM_F_DUMP_INTR
+                } else {
+                    0
+                };
+                let body = [2, 24, 0, 0, 7, 0, 0, 0];
+                let address = Request::new(libc::RTM_NEWADDR, 0, &body)
+                    .ip(libc::IFA_LOCAL, [10, 0, 0, number as u8].into());
+                let done = Request::new(libc::NLMSG_DONE as u16, interrupted, &[0; 4]);
+                for mut message in [address, done] {
+                    theirs.send(message.finish(sequence)).unwrap();
+                }
+            }
+        });
+        let netlink = Netlink::adopt(ours.into()).unwrap();
+        let addresses = netlink.addresses(7);
+        kernel.join().expect("it is asked as often as it changes");
+        addresses
+    }
+
+    #[test]
+    fn a_list_that_changed_while_it_was_told_is_asked_for_again() {
+        for dumps in [0, 3] {
+            let addresses = changing(dumps).unwrap();
+            let ip = [10, 0, 0, dumps as u8].into();
+            assert_eq!(addresses, [IfAddress { ip, prefix: 24 }]);
+        }
+        let error = changing(DUMPS).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EAGAIN), "{error}");
     }
 }

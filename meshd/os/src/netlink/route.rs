@@ -90,14 +90,15 @@ impl Netlink {
     pub fn routes(&self, ifindex: u32, table: Option<u32>) -> Result<Vec<Route>> {
         let mut routes = Vec::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
-            let asked = self.ask(list(family, ifindex, table), "list routes", |m| {
+            let request = list(family, ifindex, table);
+            let found = self.dump(request, "list routes", |found: &mut Vec<_>, m| {
                 let fits = |r: &Route| r.ifindex == ifindex && table.is_none_or(|t| r.table == t);
-                routes.extend(parse(m).filter(fits));
+                found.extend(parse(m).filter(fits));
             });
-            match asked {
+            match found {
                 // There is no such table, or no such link.
                 Err(e) if matches!(e.errno(), Some(libc::ENOENT | libc::ENODEV)) => {}
-                other => other?,
+                found => routes.extend(found?),
             }
         }
         Ok(routes)
@@ -123,11 +124,13 @@ impl Netlink {
             Family::V6 => libc::AF_INET6 as u8,
         };
         let request = Request::new(libc::RTM_GETROUTE, libc::NLM_F_DUMP, &body);
-        let mut links = BTreeSet::new();
-        self.ask(request, "list default routes", |m| {
-            links.extend(parse_default(m));
-        })?;
-        Ok(links)
+        self.dump(
+            request,
+            "list default routes",
+            |links: &mut BTreeSet<_>, m| {
+                links.extend(parse_default(m));
+            },
+        )
     }
 
     /// Adds a route. `AlreadyExists` when the same is there.
@@ -156,13 +159,14 @@ impl Netlink {
             request = request.u32(libc::RTA_MARK, mark);
         }
         let mut found = None;
-        let result = self.ask(request, &format!("look up the route to {to}"), |m| {
+        let what = format!("look up the route to {to}");
+        let result = self.ask(&mut request, &what, &mut |m| {
             found = found.or_else(|| parse_way(m))
         });
         match result {
             Err(e) if no_way(&e) => Ok(None),
             Err(e) => Err(e),
-            Ok(()) => Ok(found),
+            Ok(_) => Ok(found),
         }
     }
 }
@@ -320,8 +324,9 @@ mod tests {
             add([198, 51, 100, 1], 7);
             let told = |ifindex, table| {
                 let mut count = 0;
-                let request = list(libc::AF_INET, ifindex, table);
-                netlink.ask(request, "list", |_| count += 1).unwrap();
+                let mut request = list(libc::AF_INET, ifindex, table);
+                let each = &mut |_: Message<'_>| count += 1;
+                netlink.ask(&mut request, "list", each).unwrap();
                 count
             };
             assert_eq!(told(lo, Some(7)), 1);

@@ -171,15 +171,13 @@ impl Nft {
     pub fn find(&self, name: &str) -> std::result::Result<Option<Found>, NftError> {
         let mut chains = Vec::new();
         for hook in Hook::ALL {
-            let request = message(libc::NFT_MSG_GETCHAIN, 0)
+            let mut request = message(libc::NFT_MSG_GETCHAIN, 0)
                 .name(chain::TABLE, name)
                 .name(chain::NAME, hook.chain());
-            let asked = self.netlink.ask(request, "look at nf_tables", |m| {
-                chains.extend(read(&m).map(|chain| (hook, chain)));
-            });
-            match asked {
+            let each = &mut |m: Message<'_>| chains.extend(read(&m).map(|chain| (hook, chain)));
+            match self.netlink.ask(&mut request, "look at nf_tables", each) {
                 Err(e) if e.errno() == Some(libc::ENOENT) => {}
-                other => other.map_err(refused)?,
+                other => drop(other.map_err(refused)?),
             }
         }
         Ok((!chains.is_empty()).then_some(Found { chains }))
@@ -190,11 +188,10 @@ impl Nft {
         let kind = ((libc::NFNL_SUBSYS_NFTABLES as u16) << 8) | libc::NFT_MSG_GETCHAIN as u16;
         let every = [libc::AF_UNSPEC as u8, 0, 0, 0];
         let request = Request::new(kind, libc::NLM_F_DUMP, &every);
-        let mut found = Vec::new();
-        self.netlink.ask(request, "list chains of nf_tables", |m| {
+        let what = "list chains of nf_tables";
+        self.netlink.dump(request, what, |found: &mut Vec<_>, m| {
             found.extend(read_forward_dropper(&m));
-        })?;
-        Ok(found)
+        })
     }
 
     /// Sends requests that are carried out together or not at all.
