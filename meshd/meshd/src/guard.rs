@@ -215,6 +215,8 @@ impl Guard {
     fn apply(&mut self, step: &Step) -> Result<(), Failure> {
         let done = match step {
             Step::Table { from, to } => return self.put_table(from.as_ref(), to.as_ref()),
+            // Going back: another's, of which not all is known.
+            Step::Rule(Put::Add, rule) if rule.more => return Ok(()),
             Step::Rule(Put::Add, rule) => self.netlink.add_rule(rule),
             Step::Rule(Put::Remove, rule) => self.netlink.delete_rule(rule),
             Step::Twin(Put::Add, twin) => self.netlink.add_route(twin),

@@ -90,6 +90,27 @@ fn no_difference_no_step() {
 }
 
 #[test]
+fn a_rule_that_only_looks_like_ours_goes_and_ours_comes() {
+    let closed = wanted("KillSwitch = on", "10.7.0.2/32");
+    for at in 0..closed.rules.len() {
+        let ours = closed.rules[at].clone();
+        let not_ours = Rule {
+            more: true,
+            ..ours.clone()
+        };
+        let mut found = closed.clone();
+        found.rules[at] = not_ours.clone();
+        assert_eq!(
+            steps(&found, &closed),
+            [
+                Step::Rule(Put::Add, ours),
+                Step::Rule(Put::Remove, not_ours)
+            ]
+        );
+    }
+}
+
+#[test]
 fn steps_lead_there_and_their_inverses_back_from_any_point() {
     for from in variants() {
         for to in variants() {

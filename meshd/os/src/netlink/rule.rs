@@ -33,6 +33,13 @@ const PROTOCOL: u16 = 21;
 const IP_PROTO: u16 = 22;
 const SPORT_RANGE: u16 = 23;
 const DPORT_RANGE: u16 = 24;
+const SPORT_MASK: u16 = 28;
+const DPORT_MASK: u16 = 29;
+/// A tunnel's id, a group of links whose answers don't count, a VRF, DSCP, an IPv6 flow.
+const MORE: [u16; 5] = [12, 13, 19, 25, 26];
+
+/// It matches what it doesn't say (FIB_RULE_INVERT).
+const INVERT: u32 = 2;
 
 /// The table of the host's own addresses, which the kernel's first rule looks into.
 pub const TABLE_LOCAL: u32 = libc::RT_TABLE_LOCAL as u32;
@@ -116,8 +123,10 @@ pub struct Rule {
     pub iif: Option<String>,
     /// The link a socket is bound to.
     pub oif: Option<String>,
-    /// The packet's mark, all 32 bits of it.
+    /// The packet's mark.
     pub mark: Option<u32>,
+    /// Which bits of it count.
+    pub mark_mask: u32,
     /// Protocol number of IP (IPPROTO_…); ports need one.
     pub ip_protocol: Option<u8>,
     /// Source port.
@@ -128,6 +137,8 @@ pub struct Rule {
     pub uids: Option<RangeInclusive<u32>>,
     /// Of the table's answers those with a prefix of at most this many bits don't count.
     pub suppress_prefix_len: Option<u32>,
+    /// It says more about the packets that it matches, so that it isn't what it looks like: `not`, TOS, a VRF.
+    pub more: bool,
     /// What to do.
     pub action: RuleAction,
     /// Who made it (RTPROT_…).
@@ -145,11 +156,13 @@ impl Rule {
             iif: None,
             oif: None,
             mark: None,
+            mark_mask: u32::MAX,
             ip_protocol: None,
             source_ports: None,
             ports: None,
             uids: None,
             suppress_prefix_len: None,
+            more: false,
             action,
             protocol: super::PROTO_BOOT,
         }
@@ -215,7 +228,7 @@ pub(super) fn request(kind: u16, flags: i32, rule: &Rule) -> Request {
         request = request.name(OIFNAME, oif);
     }
     if let Some(mark) = rule.mark {
-        request = request.u32(FWMARK, mark).u32(FWMASK, u32::MAX);
+        request = request.u32(FWMARK, mark).u32(FWMASK, rule.mark_mask);
     }
     if let Some(protocol) = rule.ip_protocol {
         request = request.attr(IP_PROTO, &[protocol]);
@@ -269,9 +282,8 @@ pub(super) fn parse(message: Message<'_>) -> Option<Rule> {
         from: network(SRC, fixed[2]),
         iif: attrs.name(IIFNAME).map(str::to_owned),
         oif: attrs.name(OIFNAME).map(str::to_owned),
-        mark: attrs
-            .u32(FWMARK)
-            .filter(|_| attrs.u32(FWMASK) == Some(u32::MAX)),
+        mark: attrs.u32(FWMASK).map(|_| attrs.u32(FWMARK).unwrap_or(0)),
+        mark_mask: attrs.u32(FWMASK).unwrap_or(u32::MAX),
         ip_protocol: byte(attrs, IP_PROTO),
         source_ports: ports(attrs, SPORT_RANGE),
         ports: ports(attrs, DPORT_RANGE),
@@ -280,6 +292,7 @@ pub(super) fn parse(message: Message<'_>) -> Option<Rule> {
             .and_then(|both| Some(u32_at(both, 0)?..=u32_at(both, 4)?)),
         // The kernel writes -1 for none.
         suppress_prefix_len: attrs.u32(SUPPRESS_PREFIXLEN).filter(|&len| len != u32::MAX),
+        more: says_more(fixed, attrs),
         action: match fixed[7] {
             TO_TABLE => RuleAction::Table(attrs.u32(TABLE).unwrap_or(u32::from(fixed[4]))),
             GOTO => RuleAction::Goto(attrs.u32(GOTO_TARGET)?),
@@ -291,6 +304,17 @@ pub(super) fn parse(message: Message<'_>) -> Option<Rule> {
     })
 }
 
+/// Whether a rule says which packets it matches by something that has no place in a [`Rule`].
+fn says_more(fixed: &[u8], attrs: Attrs<'_>) -> bool {
+    let part = |mask: &[u8]| mask.iter().any(|byte| *byte != 0xff);
+    let (tos, inverted) = (fixed[3] != 0, u32_at(fixed, 8).unwrap_or(0) & INVERT != 0);
+    let more = |(kind, value)| match kind {
+        SPORT_MASK | DPORT_MASK => part(value),
+        _ => MORE.contains(&kind),
+    };
+    tos || inverted || attrs.iter().any(more)
+}
+
 fn byte(attrs: Attrs<'_>, kind: u16) -> Option<u8> {
     attrs.get(kind)?.first().copied()
 }
@@ -299,4 +323,56 @@ fn ports(attrs: Attrs<'_>, kind: u16) -> Option<RangeInclusive<u16>> {
     let both = u32_at(attrs.get(kind)?, 0)?.to_ne_bytes();
     let [a, b, c, d] = both;
     Some(u16::from_ne_bytes([a, b])..=u16::from_ne_bytes([c, d]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a thread of its own, which ends with its namespace.
+    #[test]
+    fn a_rule_that_says_more_is_not_taken_for_one_that_says_less() {
+        let run = || {
+            if let Err(error) = crate::namespace::unshare() {
+                return eprintln!("skipped: no network namespace of its own: {error}");
+            }
+            let netlink = Netlink::open().unwrap();
+            let before = netlink.rules(Family::V4).unwrap();
+            let ours = Rule {
+                mark: Some(7),
+                ..Rule::new(Family::V4, 5250, RuleAction::Unreachable)
+            };
+            let (inverted, tos) = ([0, 0, 0, 0, 0, 0, 0, 7, 2, 0, 0, 0], 16);
+            let add = |mut body: [u8; HEADER], mask: u32| {
+                body[0] = libc::AF_INET as u8;
+                let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+                let request = Request::new(libc::RTM_NEWRULE, flags, &body)
+                    .u32(PRIORITY, 5250)
+                    .attr(PROTOCOL, &[ours.protocol])
+                    .u32(FWMARK, 7)
+                    .u32(FWMASK, mask);
+                netlink.change(request, "add a rule").unwrap();
+            };
+            let told = || {
+                let mut rules = netlink.rules(Family::V4).unwrap();
+                rules.retain(|rule| !before.contains(rule));
+                rules
+            };
+            for (body, mask) in [
+                (inverted, u32::MAX),
+                ([0, 0, 0, tos, 0, 0, 0, 7, 0, 0, 0, 0], u32::MAX),
+                ([0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0], 0xff),
+            ] {
+                add(body, mask);
+                let [other] = told().try_into().unwrap();
+                assert_ne!(other, ours);
+                // It can be taken away, and must be: the kernel may take ours for the same.
+                netlink.delete_rule(&other).unwrap();
+                netlink.add_rule(&ours).unwrap();
+                assert_eq!(told(), std::slice::from_ref(&ours));
+                netlink.delete_rule(&ours).unwrap();
+            }
+        };
+        std::thread::spawn(run).join().unwrap();
+    }
 }
