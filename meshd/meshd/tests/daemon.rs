@@ -52,6 +52,17 @@ fn a_bare_device_is_what_wg_expects() {
     );
     a.sh("wg setconf wg7 /run/conf");
     assert_eq!(a.sh("wg show wg7 dump"), dump);
+    // The zone of an address is told by name, and told back so that `wg` knows it again.
+    a.sh("ip link add br7 type bridge");
+    for zone in ["br7", "$(ip -o link show br7 | cut -d: -f1)"] {
+        a.sh(&format!(
+            "wg set wg7 peer {peer} endpoint [fe80::9%{zone}]:7"
+        ));
+        let told = a.sh(
+            "wg showconf wg7 > /run/conf && wg syncconf wg7 /run/conf && wg show wg7 endpoints",
+        );
+        assert!(told.trim_end().ends_with("\t[fe80::9%br7]:7"), "{told}");
+    }
     a.sh(&format!("wg set wg7 peer {peer} remove"));
     assert_eq!(a.sh("wg show wg7 dump").lines().count(), 1);
     assert_eq!(

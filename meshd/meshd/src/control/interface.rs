@@ -269,7 +269,7 @@ impl Interface {
 
     /// Answers a UAPI request, and remembers what it says about endpoints.
     pub fn uapi(&mut self, world: &mut World, request: &[u8]) -> Zeroizing<Vec<u8>> {
-        let operations = match uapi::parse(request) {
+        let operations = match uapi::parse(request, &|name| uapi::Host::link(&self.outer, name)) {
             Ok(Request::Set(operations)) => operations,
             _ => Vec::new(),
         };

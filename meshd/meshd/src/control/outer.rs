@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::thread::sleep;
 use std::time::Duration;
 
+use meshd_os::netlink::Netlink;
 use meshd_os::udp::{UdpPair, UdpSocket};
 use meshd_os::{Error, Result};
 use meshd_proto::uapi::{self, Errno};
@@ -206,6 +207,11 @@ impl uapi::Host for Outer {
 
     fn fwmark(&self) -> u32 {
         self.mark
+    }
+
+    fn link(&self, name: &str) -> Option<u32> {
+        let link = Netlink::open().and_then(|netlink| netlink.link(name));
+        Some(link.ok()??.index)
     }
 
     fn set_listen_port(&mut self, port: u16) -> std::result::Result<(), Errno> {

@@ -123,6 +123,10 @@ impl uapi::Host for NoSocket {
         0
     }
 
+    fn link(&self, _: &str) -> Option<u32> {
+        None
+    }
+
     fn set_listen_port(&mut self, _: u16) -> Result<(), uapi::Errno> {
         Ok(())
     }

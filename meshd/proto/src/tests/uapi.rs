@@ -18,6 +18,10 @@ impl Host for Socket {
         self.mark
     }
 
+    fn link(&self, name: &str) -> Option<u32> {
+        (name == "eth0").then_some(7)
+    }
+
     fn set_listen_port(&mut self, port: u16) -> Result<(), Errno> {
         if port == 53 {
             return Err(Errno::EADDRINUSE);

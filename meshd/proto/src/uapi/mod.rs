@@ -9,7 +9,7 @@
 mod format;
 mod parse;
 
-pub use parse::{parse, Operation, PeerOperation, Request};
+pub use parse::{parse, Links, Operation, PeerOperation, Request};
 
 use zeroize::Zeroizing;
 
@@ -44,6 +44,8 @@ pub trait Host {
     fn listen_port(&self) -> u16;
     /// The mark of outgoing packets; 0 if none.
     fn fwmark(&self) -> u32;
+    /// The number of the link of that name where the socket is; `None`: there is none.
+    fn link(&self, name: &str) -> Option<u32>;
     /// Moves to another UDP port; 0 lets the kernel choose. The old one is kept when this fails.
     ///
     /// # Errors
@@ -75,7 +77,7 @@ pub fn handle(
     host: &mut dyn Host,
     request: &[u8],
 ) -> Zeroizing<Vec<u8>> {
-    let result = match parse(request) {
+    let result = match parse(request, &|name| host.link(name)) {
         Ok(Request::Get) => return format::get(device, ctx.now, host),
         Ok(Request::Set(operations)) => {
             device.transaction(|device| set(device, ctx, host, operations))

@@ -55,29 +55,35 @@ pub enum PeerOperation {
     RemoveAllowedIp(Cidr),
 }
 
+/// What numbers links have by their names; `None`: there is no such link.
+pub type Links<'a> = &'a dyn Fn(&str) -> Option<u32>;
+
 /// Reads a request, with or without its final empty line.
 ///
 /// # Errors
 /// [`Errno::EPROTO`] for lines and keys that are not of the protocol, [`Errno::EINVAL`] for values.
-pub fn parse(request: &[u8]) -> Result<Request, Errno> {
+pub fn parse(request: &[u8], links: Links<'_>) -> Result<Request, Errno> {
     let text = core::str::from_utf8(request).map_err(|_| Errno::EPROTO)?;
     let text = text.strip_suffix("\n\n").unwrap_or(text);
     let mut lines = text.lines();
     match lines.next() {
         Some("get=1") if lines.next().is_none() => Ok(Request::Get),
-        Some("set=1") => parse_set(lines).map(Request::Set),
+        Some("set=1") => parse_set(lines, links).map(Request::Set),
         _ => Err(Errno::EPROTO),
     }
 }
 
-fn parse_set<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Vec<Operation>, Errno> {
+fn parse_set<'a>(
+    lines: impl Iterator<Item = &'a str>,
+    links: Links<'_>,
+) -> Result<Vec<Operation>, Errno> {
     let mut operations = Vec::new();
     for line in lines {
         let (key, value) = line.split_once('=').ok_or(Errno::EPROTO)?;
         if key == "public_key" {
             operations.push(Operation::Peer(PublicKey(*parse_key(value)?), Vec::new()));
         } else if let Some(Operation::Peer(_, peer)) = operations.last_mut() {
-            peer.extend(parse_peer_line(key, value)?);
+            peer.extend(parse_peer_line(key, value, links)?);
         } else {
             operations.extend(parse_device_line(key, value)?);
         }
@@ -102,10 +108,14 @@ fn parse_device_line(key: &str, value: &str) -> Result<Option<Operation>, Errno>
     }))
 }
 
-fn parse_peer_line(key: &str, value: &str) -> Result<Option<PeerOperation>, Errno> {
+fn parse_peer_line(
+    key: &str,
+    value: &str,
+    links: Links<'_>,
+) -> Result<Option<PeerOperation>, Errno> {
     Ok(Some(match key {
         "preshared_key" => PeerOperation::PresharedKey(PresharedKey::new(*parse_key(value)?)),
-        "endpoint" => PeerOperation::Endpoint(value.parse().map_err(|_| Errno::EINVAL)?),
+        "endpoint" => PeerOperation::Endpoint(parse_endpoint(value, links).ok_or(Errno::EINVAL)?),
         "persistent_keepalive_interval" => PeerOperation::Keepalive(parse_number(value)?),
         "allowed_ip" => match value.strip_prefix('-') {
             Some(network) => PeerOperation::RemoveAllowedIp(parse_network(network)?),
@@ -129,6 +139,21 @@ fn parse_peer_line(key: &str, value: &str) -> Result<Option<PeerOperation>, Errn
         },
         _ => return Err(Errno::EPROTO),
     }))
+}
+
+/// The zone of a link-local address is the name of a link, as `wg` has it from getnameinfo(3), or else its number. Names come first,
+/// as for getaddrinfo(3): a link may be called `2`.
+fn parse_endpoint(value: &str, links: Links<'_>) -> Option<SocketAddr> {
+    /// The longest name of a link, bytes (IFNAMSIZ less its final zero).
+    const NAME_LEN: usize = 15;
+    let numbered = value.split_once('%').and_then(|(address, rest)| {
+        let (zone, port) = rest.rsplit_once("]:")?;
+        let link = Some(zone)
+            .filter(|zone| zone.len() <= NAME_LEN)
+            .and_then(links)?;
+        Some(format!("{address}%{link}]:{port}"))
+    });
+    numbered.as_deref().unwrap_or(value).parse().ok()
 }
 
 fn parse_true(value: &str) -> Result<(), Errno> {

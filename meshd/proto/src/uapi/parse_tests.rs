@@ -3,9 +3,20 @@
 use super::*;
 
 fn set(lines: &str) -> Result<Vec<Operation>, Errno> {
-    match parse(format!("set=1\n{lines}\n\n").as_bytes())? {
+    match parse(format!("set=1\n{lines}\n\n").as_bytes(), &links)? {
         Request::Set(operations) => Ok(operations),
         Request::Get => panic!("a get"),
+    }
+}
+
+fn links(name: &str) -> Option<u32> {
+    match name {
+        "eth0" => Some(7),
+        "3" => Some(8),
+        name => {
+            assert!(name.len() < 16, "no link can have that name: {name}");
+            None
+        }
     }
 }
 
@@ -46,6 +57,28 @@ fn all_keys_of_the_protocol_are_understood() {
 }
 
 #[test]
+fn zones_are_names_of_links_or_else_numbers() {
+    let endpoint = |text: &str| set(&format!("public_key={KEY}\nendpoint={text}"));
+    for (text, number) in [("eth0", 7), ("2", 2), ("3", 8)] {
+        let at = format!("[fe80::1%{number}]:51820").parse().unwrap();
+        let expected = PeerOperation::Endpoint(at);
+        let got = endpoint(&format!("[fe80::1%{text}]:51820"));
+        assert_eq!(
+            got,
+            Ok(vec![Operation::Peer(
+                PublicKey(*parse_key(KEY).unwrap()),
+                vec![expected]
+            )])
+        );
+    }
+    for zone in ["", "eth1", "%eth0", "eth0]", &"e".repeat(70_000)] {
+        let got = endpoint(&format!("[fe80::1%{zone}]:51820"));
+        assert_eq!(got, Err(Errno::EINVAL), "{zone}");
+    }
+    assert_eq!(endpoint("10.0.0.1%eth0:51820"), Err(Errno::EINVAL));
+}
+
+#[test]
 fn zeros_clear_the_private_key() {
     assert_eq!(
         set(&format!("private_key={}", "00".repeat(32))),
@@ -55,9 +88,9 @@ fn zeros_clear_the_private_key() {
 
 #[test]
 fn requests_that_are_not_of_the_protocol_are_refused() {
-    assert_eq!(parse(b"get=1\n\n"), Ok(Request::Get));
-    assert_eq!(parse(b"get=1"), Ok(Request::Get));
-    assert_eq!(parse(b"set=1\n\n"), Ok(Request::Set(vec![])));
+    assert_eq!(parse(b"get=1\n\n", &links), Ok(Request::Get));
+    assert_eq!(parse(b"get=1", &links), Ok(Request::Get));
+    assert_eq!(parse(b"set=1\n\n", &links), Ok(Request::Set(vec![])));
     for request in [
         &b""[..],
         b"\n\n",
@@ -67,7 +100,7 @@ fn requests_that_are_not_of_the_protocol_are_refused() {
         b"get\n\n",
         b"\xff\xff\n\n",
     ] {
-        assert_eq!(parse(request), Err(Errno::EPROTO), "{request:?}");
+        assert_eq!(parse(request, &links), Err(Errno::EPROTO), "{request:?}");
     }
 }
 
@@ -169,7 +202,7 @@ proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(512))]
     #[test]
     fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
-        let _ = parse(&bytes);
-        let _ = parse(&[b"set=1\npublic_key=".as_slice(), KEY.as_bytes(), b"\n", &bytes].concat());
+        let _ = parse(&bytes, &links);
+        let _ = parse(&[b"set=1\npublic_key=".as_slice(), KEY.as_bytes(), b"\n", &bytes].concat(), &links);
     }
 }
