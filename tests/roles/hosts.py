@@ -2,7 +2,8 @@
 """Real hosts to test on: podman containers that boot systemd and sshd, on a network of their own with fixed addresses.
 
 Strategy: a *fleet* is a name and a few hosts. Everything it makes is found again by that name (containers and network
-by label, files below build/hosts/NAME), so `down` needs no memory of `up` and cleans up after one that was killed.
+by label, files below build/hosts/NAME), so `down` needs no memory of `up` and cleans up after one that was killed. What
+podman has of it carries a digest of the checkout's path too: two checkouts on one machine don't meet.
 Addresses are from the ranges for tests and documentation (198.18.0.0/15, 2001:db8::/32) and cannot meet those of a
 mesh. Host keys are read from the containers, never learned over the network.
 
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -104,7 +106,8 @@ def plan(name: str, *hosts: str) -> Fleet:
         host, _, kind = asked.partition(":")
         if kind and kind not in BOOT:
             raise ValueError(f"{asked}: a host is a {', '.join(BOOT)}")
-        members.append(Host(host, f"meshctl-{name}-{host}", f"{net}.{number}", f"{net6}::{number:x}", kind or MACHINE))
+        container = f"{_own(name)}-{host}"
+        members.append(Host(host, container, str(net[number]), str(net6[number]), kind or MACHINE))
     return Fleet(name, tuple(members))
 
 
@@ -117,8 +120,8 @@ def up(name: str, *hosts: str) -> Fleet:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(key)], check=True)
     net, net6 = _subnets(name)
     _podman(
-        "network", "create", "--label", f"meshctl.fleet={name}", "--disable-dns",
-        "--subnet", f"{net}.0/24", "--ipv6", "--subnet", f"{net6}::/64", f"meshctl-{name}",
+        "network", "create", "--label", f"meshctl.fleet={_own(name)}", "--disable-dns",
+        "--subnet", str(net), "--ipv6", "--subnet", str(net6), _own(name),
     )  # fmt: skip
     for host in fleet.hosts:
         _start(fleet, host, tag)
@@ -131,7 +134,7 @@ def up(name: str, *hosts: str) -> Fleet:
 
 
 def down(name: str) -> None:
-    label = f"label=meshctl.fleet={name}"
+    label = f"label=meshctl.fleet={_own(name)}"
     if containers := _podman("ps", "--all", "--quiet", "--filter", label).split():
         _podman("rm", "--force", "--time", "0", "--volumes", *containers)
     if networks := _podman("network", "ls", "--quiet", "--filter", label).split():
@@ -151,8 +154,8 @@ def missing() -> str | None:
 
 def _start(fleet: Fleet, host: Host, tag: str) -> None:
     options, command = BOOT[host.kind]
-    labels = ["--label", f"meshctl.fleet={fleet.name}", "--label", f"meshctl.kind={host.kind}"]
-    network = ["--network", f"meshctl-{fleet.name}", "--ip", host.address, "--ip6", host.address6]
+    labels = ["--label", f"meshctl.fleet={_own(fleet.name)}", "--label", f"meshctl.kind={host.kind}"]
+    network = ["--network", _own(fleet.name), "--ip", host.address, "--ip6", host.address6]
     names = ["--name", host.container, "--hostname", host.name]
     run = [*_runtime(), "run", "--detach", "--privileged", *_limits(), *names, *labels, *network, *options]
     _podman(*run, tag, "/bin/sh", "-c", command)
@@ -225,10 +228,17 @@ def _write_access(fleet: Fleet) -> None:
     fleet.inventory.write_text(json.dumps({"mesh": {"hosts": inventory, "vars": variables}}, indent=1) + "\n")
 
 
-def _subnets(name: str) -> tuple[str, str]:
-    """First 24 and 64 bits of a fleet's networks, from its name, so that fleets can live side by side."""
-    digest = hashlib.sha256(name.encode()).digest()
-    return f"198.{18 + digest[0] % 2}.{digest[1]}", f"2001:db8:{digest[0]:x}{digest[1]:02x}"
+def _own(name: str) -> str:
+    """What a fleet of this checkout is called where all checkouts of the machine meet."""
+    return f"meshctl-{hashlib.sha256(os.fsencode(ROOT)).hexdigest()[:8]}-{name}"
+
+
+def _subnets(name: str) -> tuple[IPv4Network, IPv6Network]:
+    """A fleet's networks, one of 4096 and one of 4 billion, from its name, so that fleets can live side by side."""
+    digest = hashlib.sha256(_own(name).encode()).digest()
+    ours = int.from_bytes(digest[:2]) % 4096
+    first, first6 = int(IPv4Address("198.18.0.0")), int(IPv6Address("2001:db8::"))
+    return IPv4Network((first + ours * 32, 27)), IPv6Network((first6 + (int.from_bytes(digest[2:6]) << 64), 64))
 
 
 def _podman(*arguments: str) -> str:
@@ -266,12 +276,12 @@ def main() -> int:
 
 def found(name: str) -> Fleet:
     """The fleet of that name as it runs now."""
-    listed = json.loads(_podman("ps", "--all", "--format", "json", "--filter", f"label=meshctl.fleet={name}"))
-    prefix = f"meshctl-{name}-"
+    listed = json.loads(_podman("ps", "--all", "--format", "json", "--filter", f"label=meshctl.fleet={_own(name)}"))
+    prefix = f"{_own(name)}-"
     hosts = []
     for container in listed:
         full = container["Names"][0]
-        settings = json.loads(_podman("inspect", full))[0]["NetworkSettings"]["Networks"][f"meshctl-{name}"]
+        settings = json.loads(_podman("inspect", full))[0]["NetworkSettings"]["Networks"][_own(name)]
         kind = container["Labels"]["meshctl.kind"]
         hosts.append(Host(full.removeprefix(prefix), full, settings["IPAddress"], settings["GlobalIPv6Address"], kind))
     return Fleet(name, tuple(sorted(hosts, key=lambda host: host.name)))
