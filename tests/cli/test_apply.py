@@ -13,10 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from sshd import ssh_agent
 
 from meshctl.shell import keyring, lab
 from meshctl.shell.lab import LabHost
@@ -184,7 +184,7 @@ def test_the_users_own_road_works_as_the_labs_does(folder: Path, monkeypatch: py
     addresses = lab.addresses(NAME)
     hosts = "".join(f'  {n}: "{a.user}@{a.hostname}:{a.port}"\n' for n, a in addresses.items())
     (folder / "mesh.yaml").write_text(f"mesh: {NAME}\nhosts:\n{hosts}")
-    with agent(folder / "agent", addresses["a"].identity):
+    with ssh_agent(folder / "agent", addresses["a"].identity):
         monkeypatch.setenv("SSH_AUTH_SOCK", str(folder / "agent"))
         unknown = inside(folder, "apply", "--yes")
         assert (unknown.returncode, "meshctl trust a" in unknown.stdout) == (4, True), unknown
@@ -208,21 +208,6 @@ def inside(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     code = "import sys; from meshctl import cli; from meshctl.shell import lab; lab.enter(sys.argv.pop(1)); cli.main()"
     program = [sys.executable, "-c", code, NAME, *words]
     return subprocess.run(program, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-
-
-@contextmanager
-def agent(socket: Path, identity: Path) -> Iterator[None]:
-    """An ssh-agent that holds this key."""
-    process = subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL)
-    try:
-        while not socket.exists():
-            time.sleep(0.01)
-        environment = {**os.environ, "SSH_AUTH_SOCK": str(socket)}
-        subprocess.run(["ssh-add", "-q", str(identity)], env=environment, check=True)
-        yield
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def watch(seen: dict[str, set[str]], done: threading.Event) -> None:

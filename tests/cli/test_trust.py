@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sshd import Sshd, keygen
+from sshd import Sshd, keygen, ssh_agent
 from transcript import play
 
 from meshctl.flow.trust import fingerprint
@@ -20,13 +19,9 @@ TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts" / "ssh").glob("*.txt
 def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An ssh-agent of the test's own: the key that opens the servers is found as a user's would be."""
     socket = tmp_path / "agent"
-    process = subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL)
-    while not socket.exists():
-        time.sleep(0.01)
-    monkeypatch.setenv("SSH_AUTH_SOCK", str(socket))
-    yield socket
-    process.terminate()
-    process.wait()
+    with ssh_agent(socket):
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(socket))
+        yield socket
 
 
 @pytest.mark.parametrize("transcript", TRANSCRIPTS, ids=[path.stem for path in TRANSCRIPTS])

@@ -17,6 +17,7 @@ import pytest
 from meshctl.core.errors import Failed
 from meshctl.shell import lab
 from meshctl.shell.lab import LabHost
+from meshctl.shell.lab.kernel import Process
 from meshctl.shell.lab.state import StateDir
 
 from .bench import Bench
@@ -279,3 +280,38 @@ def test_a_hundred_hosts(bench: Bench) -> None:
     assert time.monotonic() - began < 60
     assert all(host.running for host in lab.status(bench.name).hosts)
     bench.says("h7", f"ping -c1 -W2 {bench.hosts['h99'].hostname}")
+
+
+def test_a_lab_of_a_process_ends_with_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of tests is killed: nothing of its labs is left, hosts that were added and files included."""
+    with subprocess.Popen(["sleep", "600"]) as owner:
+        try:
+            of = Process.of(owner.pid)
+            monkeypatch.setenv(lab.OWNER, f"{of.pid} {of.start}")
+            bench.up(LabHost("a"), LabHost("b", behind="b"), latency_ms=1)
+            bench.up(LabHost("a"), LabHost("b", behind="b"), LabHost("c"), latency_ms=1)
+            bench.says("c", f"ping -c1 -W2 {bench.hosts['a'].hostname}")
+            pids = processes(bench.name)
+            made = namespaces(pids)
+        finally:
+            owner.kill()
+    assert wait_for(lambda: gone(pids) and not StateDir(bench.name).path.exists())
+    assert not in_use(made)
+    with pytest.raises(Failed) as raised:  # an `up` that a killed run has left behind
+        bench.up(LabHost("a"))
+    assert (raised.value.code, f"process {of.pid}" in raised.value.what) == ("lab-build", True)
+    assert not StateDir(bench.name).path.exists()
+
+
+def test_a_lab_of_nobody_stays(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`meshctl lab up` of a person's shell."""
+    monkeypatch.delenv(lab.OWNER)
+    up = subprocess.run([sys.executable, "-c", UP, bench.name], stdout=subprocess.PIPE, check=True)
+    assert up.stdout == b"up\n"
+    assert not wait_for(lambda: not lab.status(bench.name).running, 0.5)
+    assert bench.run("a", "true").returncode == 0
+
+
+def test_the_tests_labs_are_the_runs(bench: Bench) -> None:
+    """However they are made: the run's own process is named where `up` looks, for programs that it starts too."""
+    assert os.environ[lab.OWNER].split()[0] == str(os.getpid())

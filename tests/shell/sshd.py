@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+_prctl = ctypes.CDLL(None).prctl
 USER = pwd.getpwuid(os.getuid()).pw_name
 
 
@@ -65,7 +69,9 @@ def start_sshd(tmp_path: Path) -> Iterator[Callable[..., Sshd]]:
         config = folder / "sshd_config"
         config.write_text("\n".join(lines) + "\n")
         Path("/run/sshd").mkdir(exist_ok=True)
-        servers.append(subprocess.Popen([str(SSHD), "-D", "-e", "-f", str(config)], stderr=subprocess.DEVNULL))
+        command = [str(SSHD), "-D", "-e", "-f", str(config)]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=_end_with_us)  # noqa: PLW1509  one call
+        servers.append(process)
         with server.config.open("a") as client:
             client.write(
                 f"Host {name}\n  HostName 127.0.0.1\n  Port {port}\n  User {USER}\n  IdentityFile {server.identity}\n"
@@ -79,6 +85,27 @@ def start_sshd(tmp_path: Path) -> Iterator[Callable[..., Sshd]]:
     for process in servers:
         process.terminate()
         process.wait()
+
+
+@contextmanager
+def ssh_agent(socket: Path, *identities: Path) -> Iterator[None]:
+    """An agent with these keys, which ends with the block, or with us: `cat` reads until we are gone."""
+    script = 'ssh-agent -D -a "$1" > /dev/null & cat; kill $!; wait'
+    process = subprocess.Popen(["sh", "-c", script, "sh", str(socket)], stdin=subprocess.PIPE)
+    try:
+        while not socket.exists():
+            time.sleep(0.01)
+        for identity in identities:
+            environment = {**os.environ, "SSH_AUTH_SOCK": str(socket)}
+            subprocess.run(["ssh-add", "-q", str(identity)], env=environment, check=True)
+        yield
+    finally:
+        process.communicate()
+
+
+def _end_with_us() -> None:
+    """A run of tests that is killed leaves no server (prctl(2), PR_SET_PDEATHSIG)."""
+    _prctl(1, signal.SIGTERM)
 
 
 def _wait_for(port: int) -> None:

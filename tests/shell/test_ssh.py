@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sshd import Sshd, keygen
+from sshd import Sshd, keygen, ssh_agent
 
 from meshctl.core.errors import HostError
 from meshctl.shell import sshparamiko
@@ -216,21 +216,12 @@ def test_a_host_certificate_is_enough_when_its_authority_is_pinned(start_sshd: S
 def test_keys_in_the_agent_are_used(start_sshd: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = start_sshd()
     socket = tmp_path / "agent"
-    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL)
-    try:
+    with ssh_agent(socket, server.identity):
         monkeypatch.setenv("SSH_AUTH_SOCK", str(socket))
-        for _ in range(100):
-            if socket.exists():
-                break
-            time.sleep(0.02)
-        subprocess.run(["ssh-add", "-q", str(server.identity)], check=True)
         server.identity.unlink()
         text = server.config.read_text()
         server.config.write_text(text.replace("  IdentityAgent none\n", "").replace("  IdentitiesOnly yes\n", ""))
         assert ask(address_of(server)) == Completed(0, "", "")
-    finally:
-        agent.terminate()
-        agent.wait()
 
 
 def test_what_known_hosts_holds_is_read_hashed_or_not(start_sshd: Start, tmp_path: Path) -> None:

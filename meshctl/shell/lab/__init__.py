@@ -9,8 +9,9 @@
 
 Strategy: a lab is a process, the keeper (keeper.py); all else, hosts, networks and mounts, exists only in namespaces
 that end with it. So a lab can't be half torn down, a killed `up` leaves a directory of plain files at most, and
-nothing of the machine's own network, firewall, sysctls, mounts or files is touched. Needs Linux 5.8, root, and the
-programs in `_PROGRAMS`.
+nothing of the machine's own network, firewall, sysctls, mounts or files is touched. With MESHCTL_LAB_OF="PID START" in
+the environment (as kernel.Process has them) it ends with that process: a test run which is killed leaves none. Needs
+Linux 5.8, root, and the programs in `_PROGRAMS`.
 
 What it does not do: read mesh.yaml (hosts come as LabHost), print, or be a security boundary between hosts and
 machine.
@@ -66,6 +67,7 @@ _PROGRAMS = {
     "sshd": "openssh-server",
     "ssh-keygen": "openssh-client",
 }  # Debian's packages
+OWNER = "MESHCTL_LAB_OF"
 _END_WITHIN = 30.0  # seconds for the kernel to end all processes of a lab
 
 
@@ -84,7 +86,7 @@ def up(name: str, hosts: Sequence[LabHost], options: LabOptions | None = None) -
     kept = False
     try:
         state.empty()
-        keeper = ["meshctl.shell.lab.keeper", name, str(lock)]
+        keeper = ["meshctl.shell.lab.keeper", name, str(lock), *os.environ.get(OWNER, "").split()]
         _build(state, keeper, wish.to_json(), lambda made: _publish(state, wish, made), fds=[lock])
         kept = True
         return addresses(name)

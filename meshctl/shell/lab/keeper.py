@@ -1,4 +1,4 @@
-"""The keeper: the one process a lab hangs on. Run as `python -m meshctl.shell.lab.keeper STATE_DIR LOCK_FD`.
+"""The keeper: the one process a lab hangs on. Run as `python -m meshctl.shell.lab.keeper NAME LOCK_FD [PID START]`.
 
 Strategy: it is the first process of a pid namespace in which all of the lab lives, and the lab's networks exist only
 as its descriptors and its descendants' namespaces. When it ends, however it ends, the kernel ends every process of
@@ -11,7 +11,8 @@ The keeper is started by a *starter* in the machine's own pid namespace, which e
      <──stdout: one line of JSON, {"hosts": …} or {"error": …} ──┘
      ── stdin: "keep" ──> starter ends; end of file instead: `up` died, and the starter ends the keeper
 
-It lives in the controller's network namespace, so `/proc/KEEPER/ns/net` is the controller's.
+It lives in the controller's network namespace, so `/proc/KEEPER/ns/net` is the controller's. Where a process is named
+(the third and fourth word), the lab is that one's: it ends with it, files included.
 
 What it does not do: mount anything on the machine, restart a host, add one later (joiner.py does), or decide where who
 is (plan.py does).
@@ -26,10 +27,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Container, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -53,15 +55,20 @@ def main(argv: Sequence[str]) -> int:
     os.set_inheritable(lock, False)
     os.umask(0o022)
     wish = Wish.from_json(json.loads(sys.stdin.buffer.readline()))
-    recorded, record = os.pipe()
-    kernel.unshare(kernel.NEW_PIDS)
-    pid = os.fork()
-    if pid == 0:
-        os.close(record)
-        # End of file: the starter died before anyone could know our pid.
-        if os.read(recorded, 1):
-            _keeper(state, wish)
-        os._exit(1)
+    owner = Process(int(argv[2]), int(argv[3])) if argv[2:] else None
+    with owner.held() if owner is not None else nullcontext() as owned_by:
+        if owner is not None and owned_by is None:
+            os.write(1, json.dumps({"error": f"process {owner.pid}, which it was to end with, has ended"}).encode())
+            return 1
+        recorded, record = os.pipe()
+        kernel.unshare(kernel.NEW_PIDS)
+        pid = os.fork()
+        if pid == 0:
+            os.close(record)
+            # End of file: the starter died before anyone could know our pid.
+            if os.read(recorded, 1):
+                _keeper(state, wish, owned_by)
+            os._exit(1)
     os.close(recorded)
     os.close(1)  # only the keeper answers
     state.write_keeper(Process.of(pid))
@@ -80,7 +87,7 @@ def _watch(keeper: int) -> int:
     return 1
 
 
-def _keeper(state: StateDir, wish: Wish) -> NoReturn:
+def _keeper(state: StateDir, wish: Wish, owned_by: int | None) -> NoReturn:
     os.setsid()
     lab = Lab(state, wish)
     try:
@@ -93,11 +100,22 @@ def _keeper(state: StateDir, wish: Wish) -> NoReturn:
         os._exit(1)
     let_go_of_up()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans of the lab end up here; the kernel collects them
+    if owned_by is not None:
+        threading.Thread(target=_end_with, args=(owned_by, state), daemon=True).start()
     if lab.delay is not None:
         os.nice(_DELAY_NICE)
         lab.delay.run()
     while True:
         signal.pause()
+
+
+def _end_with(owner: int, state: StateDir) -> NoReturn:
+    select.select([owner], [], [])
+    try:
+        os.kill(-1, signal.SIGKILL)  # all of the pid namespace but us: nobody writes there any more
+        state.remove()
+    finally:
+        os._exit(0)
 
 
 def let_go_of_up() -> None:
