@@ -34,6 +34,7 @@ RIVER = [
     "topology",
     "mesh",
     "closed",
+    "machines",
     "wgconf",
     "wgread",
     "canonical",

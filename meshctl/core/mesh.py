@@ -27,12 +27,13 @@ KEEPALIVE_S = 25
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What ssh_config knows of a host: its HostName, and whether it is reached directly (no ProxyJump, no
-    ProxyCommand).
+    """What ssh_config knows of a host: its HostName, whether it is reached directly (no ProxyJump, no ProxyCommand),
+    and its SSH server's port.
     """
 
     endpoint_host: str | None = None
     direct: bool = True
+    port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from meshctl.core.report import Configured, Daemon, FileState, Manifest, PlacedF
 from meshctl.core.spec import Pair
 
 Observed = Mapping[str, Report | HostError]
+_TWICE = "same-machine"  # the code of a machine that is another host
 BINARY = "/usr/local/lib/meshd/{version}/meshd"
 
 
@@ -170,7 +171,7 @@ def _member(mesh: Mesh, bundle: Bundle, report: Report, names: Mapping[PublicKey
     desired = bundle.public
     if desired is None:
         return _leaver(bundle.name, report)
-    errors = tuple(_preflight(bundle, desired, report, release))
+    errors = tuple(_preflight(bundle, desired, report, release, _same_machine(mesh, report, names)))
     if (refused := closed.refused(mesh, mesh.hosts[report.host], report.ssh)) is not None:
         errors = (*errors, refused)
     daemon = report.daemon
@@ -218,6 +219,19 @@ def _another(mesh_name: str, host: str) -> HostError:
     return HostError(host, "other-mesh", what, hint)
 
 
+def _same_machine(mesh: Mesh, report: Report, names: Mapping[PublicKey, str]) -> HostError | None:
+    """What there is of this mesh under another name: the host was renamed, or written down twice."""
+    conf = report.daemon.conf.public if report.daemon is not None else None
+    other = names.get(conf.public_key) if conf is not None and conf.public_key is not None else None
+    if other in (None, report.host):
+        return None
+    if other in mesh.hosts:
+        hint = "correct the SSH address of one of the two, or delete one"
+        return HostError(report.host, _TWICE, f"this machine is {other}, and one machine is one host", hint)
+    what = f"this machine is {other} still, which left mesh.yaml; it comes back under its new name with the next apply"
+    return HostError(report.host, _TWICE, what, f"meshctl apply, which takes {other} off it; then once more")
+
+
 def _applied(bundle: Bundle, report: Report) -> bool:
     """Whether this configuration was confirmed on the host once, so that what differs from it was changed by hand.
 
@@ -249,12 +263,16 @@ def _no_root(report: Report) -> Iterator[HostError]:
         yield HostError(report.host, "no-root", "the user there isn't root and sudo didn't help", hint)
 
 
-def _preflight(bundle: Bundle, desired: PublicConf, report: Report, release: Release) -> Iterator[HostError]:
+def _preflight(
+    bundle: Bundle, desired: PublicConf, report: Report, release: Release, other: HostError | None
+) -> Iterator[HostError]:
     """What is known to fail before anything is touched (contracts §7 has the codes)."""
     host = report.host
     yield from _no_root(report)
     fingerprints = frozenset(p.preshared_key for p in desired.peers if p.preshared_key)
-    if desired.public_key is not None and _of_another(report, desired.public_key, fingerprints):
+    if other is not None:
+        yield other
+    elif desired.public_key is not None and _of_another(report, desired.public_key, fingerprints):
         yield _another(bundle.name, host)
     if release.binaries and report.arch not in release.binaries:
         carried = ", ".join(sorted(release.binaries))
@@ -358,7 +376,9 @@ def _reach(
 ) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
     """The pairs that gain and lose reach: live configurations before, and after the hosts that are touched were."""
     known = {n: reach.Identity(h.public_key, h.addresses) for n, h in (dict(lock.leaving) | dict(lock.hosts)).items()}
-    before = {n: _live(r) for n, r in reports.items() if isinstance(r, Report) and not _cannot_be_asked(r)}
+    twice = {p.host for p in plans if any(e.code == _TWICE for e in p.errors)}  # said under its machine's other name
+    asked = {n: r for n, r in reports.items() if isinstance(r, Report) and n not in twice}
+    before = {n: _live(r) for n, r in asked.items() if not _cannot_be_asked(r)}
     old = {
         n: reach.Identity(i.public_key, tuple(a.ip for a in conf.addresses)) if (conf := before.get(n)) else i
         for n, i in known.items()

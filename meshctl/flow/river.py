@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from meshctl.core import bundle, closed, keys, lock, mesh, names, parse, plan, report, status
+from meshctl.core import bundle, closed, keys, lock, machines, mesh, names, parse, plan, report, status
 from meshctl.core.bundle import Bundle
 from meshctl.core.errors import Failed, HostError, Invalid, Problem, Where
 from meshctl.core.keys import KeyRing, Secret
@@ -146,13 +146,17 @@ def check(run: Run) -> Mesh:
     """Everything that can be known without contacting anybody; encrypted keys are opened if a password is given."""
     files = read(run, secrets=not keys_stay_shut(run))
     places = {name: place for name, (_, place) in _roads(files).items()} if sshconfig.available() else {}
-    refuse_lockouts(files, places)
+    refuse(files, places)
     found = meant(files, places)[0]
     return _kept(run, replace(found, findings=(*found.findings, *closed.findings(found, places))))
 
 
-def refuse_lockouts(files: Files, places: Mapping[str, Place]) -> None:
-    """Invalid when a host would be closed to everybody who could mend it, as far as its address tells."""
+def refuse(files: Files, places: Mapping[str, Place]) -> None:
+    """Invalid when a host would be closed to everybody who could mend it, or is another's machine, as far as addresses
+    tell.
+    """
+    if doubles := machines.problems(files.spec, places):
+        raise Invalid(doubles)
     if not any(host.closed_at is not None for host in files.spec.hosts.values()):
         return  # the usual case, and cheap
     if problems := closed.problems(meant(files, places)[0], places):
@@ -200,6 +204,7 @@ class Session:
         lab = labs.roads(self.files.spec) if run.lab else None  # enters the lab: before any thread is made
         found = _roads(self.files)
         self.places = {name: place for name, (_, place) in found.items()}
+        self.renamed = machines.renamed(self.files.spec, self.files.lock, self.places) if self.files.lock else {}
         self.faults = {name: road for name, (road, _) in found.items() if isinstance(road, HostError) and lab is None}
         roads = lab or {name: road for name, (road, _) in found.items() if isinstance(road, Road)}
         self.roads = {name: self._pinned(name, road) for name, road in roads.items() if name in self.hosts}
@@ -297,7 +302,8 @@ class Session:
         """With the pins of mesh.lock; else with what the user's known_hosts holds. A lab brings its own."""
         if self.run.lab:
             return road
-        pins = self.files.lock.ssh_host_keys(name) if self.files.lock else ()
+        locked, old = self.files.lock, self.renamed.get(name)
+        pins = locked.ssh_host_keys(name) or (locked.ssh_host_keys(old) if old else ()) if locked else ()
         return road.pinned(pins or sshconfig.known_keys(road))
 
 
@@ -316,6 +322,7 @@ def _roads(files: Files) -> dict[str, tuple[Road | HostError, Place]]:
             road = sshconfig.resolve(name, destination, port=address.port)
         except HostError as error:
             return error, Place()
-        return road, Place(road.hostname, direct=road.proxyjump is None and road.proxycommand is None)
+        direct = road.proxyjump is None and road.proxycommand is None
+        return road, Place(road.hostname, direct=direct, port=road.port)
 
     return at_once(known, ask)

@@ -114,7 +114,7 @@ def session(run: Run, *, secrets: bool = True) -> Iterator[Session]:
 
 def make_plan(session: Session, files: Files | None = None) -> Planned:
     """Observe and compare, with these files or with those on disk; nothing is written anywhere."""
-    river.refuse_lockouts(files or session.files, session.places)
+    river.refuse(files or session.files, session.places)
     reports = session.observe()
     desired = session.desire(reports, files)
     planned = session.diff(desired, reports)
