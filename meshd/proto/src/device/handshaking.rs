@@ -239,6 +239,8 @@ impl Device {
         from: Endpoint,
         (own, theirs): (usize, usize),
     ) {
+        // Packets may have come under the session before, which the bell has yet to tell: it isn't one that was never used.
+        self.confirm(slot, ctx);
         let now = ctx.now;
         let index = self.new_index(ctx.random);
         let ephemeral = crypto::generate(ctx.random);

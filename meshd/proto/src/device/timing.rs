@@ -275,7 +275,7 @@ impl Device {
     }
 
     /// The first packet under a session that we answered for has come.
-    fn confirm(&mut self, slot: u32, ctx: &mut Context<'_>) {
+    pub(super) fn confirm(&mut self, slot: u32, ctx: &mut Context<'_>) {
         let Some(peer) = self.state_mut(slot) else {
             return;
         };

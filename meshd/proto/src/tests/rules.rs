@@ -46,6 +46,33 @@ fn the_first_reply_goes_out_under_the_session_it_answers() {
 }
 
 #[test]
+fn a_session_that_was_used_is_not_dropped_for_the_next_one_before_control_has_heard_of_it() {
+    let mut world = World::new(3, 22);
+    world.introduce(ALICE, BOB);
+    world.introduce(BOB, ALICE);
+    world.talk(ALICE, BOB, 1);
+    world.pass(2 * world.weather.latency);
+    let first = world.seen.last().cloned().unwrap();
+    world.nodes[BOB].attends = false;
+    world.arrive(first);
+    assert_eq!(world.nodes[BOB].numbers(), [1]);
+    world.talk(ALICE, BOB, 2);
+    let second = world.seen.last().cloned().unwrap();
+    // Alice begins another handshake at once, from wherever she is now.
+    let (bob, private) = (world.nodes[BOB].key, world.nodes[ALICE].private.clone());
+    world.nodes[2].device.set_private_key(Some(private));
+    world.introduce(2, BOB);
+    world.now = world.now.after(Duration::from_millis(50));
+    control!(world, 2, |device, ctx| device.shake_hands(ctx, &bob)).unwrap();
+    let initiation = world.seen.last().cloned().unwrap();
+    assert_eq!(initiation.kind(), 1);
+    world.arrive(initiation);
+    assert_eq!(world.seen.last().map(Wire::kind), Some(2), "it is answered");
+    world.arrive(second);
+    assert_eq!(world.nodes[BOB].numbers(), [1, 2]);
+}
+
+#[test]
 fn data_without_an_answer_brings_a_handshake_after_fifteen_seconds() {
     let (mut world, _) = connected(4);
     world.nodes[BOB].online = false;
