@@ -195,6 +195,8 @@ impl Device {
                 if !in_common {
                     peer.keypairs.expire();
                     peer.keypairs.keep();
+                    // What was sent before came from somebody else (kernel `wg_noise_reset_last_sent_handshake`).
+                    peer.last_handshake_sent = None;
                 }
                 peer.moving |= in_common;
                 let begun = peer.pending.as_ref();
