@@ -257,6 +257,15 @@ impl NetDev {
         Ok(None)
     }
 
+    /// Whether packets to `to` with this mark, from an address of the link `by`, leave by another link now. An address that
+    /// is another link's, the loopback's say, is reached and sent from by any.
+    pub fn leaves_elsewhere(&self, from: IpAddr, by: u32, to: IpAddr, mark: u32) -> Result<bool> {
+        let netlink = self.outside.as_ref().unwrap_or(&self.netlink);
+        let way = netlink.route_from(Some(from), to, mark)?;
+        Ok(way.is_some_and(|way| way.ifindex != by)
+            && netlink.addresses(by)?.iter().any(|own| own.ip == from))
+    }
+
     /// The largest packet that goes unfragmented to `to` with this mark, in bytes, as far as this host knows; `None`
     /// when there is no way, or the way is through this link itself.
     pub fn mtu_towards(&self, to: IpAddr, mark: u32) -> Result<Option<u32>> {

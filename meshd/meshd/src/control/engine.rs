@@ -63,7 +63,7 @@ const FIRST_CONVERSATION: u64 = 16;
 /// Most connections at a time on one socket; more are hung up on, so that descriptors are left for everything else.
 pub const MAX_CONVERSATIONS: usize = 256;
 
-/// How often the state of a link in another namespace is looked at.
+/// How often the state of a link in another namespace is looked at, and where packets leave while routes change.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// See the file's head.
@@ -90,6 +90,8 @@ pub struct Engine {
     happenings: VecDeque<Happening>,
     /// When to look at a link in another namespace.
     look_at: Option<Time>,
+    /// When to look whether packets still leave by the links that their source addresses are of, and not before when.
+    sources_at: (Option<Time>, Time),
     /// The greatest handshake label of this and former interfaces.
     labels: Tai64n,
 }
@@ -129,6 +131,7 @@ impl Engine {
             next_token: FIRST_CONVERSATION,
             happenings: VecDeque::new(),
             look_at: None,
+            sources_at: (None, Time(0)),
             labels: Tai64n::ZERO,
         })
     }
@@ -252,6 +255,12 @@ impl Engine {
             self.look_at = Some(now.after(LOOK_INTERVAL));
             self.look();
         }
+        if self.sources_at.0.is_some_and(|at| at <= now) {
+            self.sources_at = (None, now.after(LOOK_INTERVAL));
+            if let Some(interface) = &self.interface {
+                interface.let_go_of_sources();
+            }
+        }
         self.flush();
     }
 
@@ -260,7 +269,10 @@ impl Engine {
             .interface
             .as_ref()
             .and_then(|interface| interface.device.next_timeout());
-        let next = [core, deadline, self.look_at].into_iter().flatten().min();
+        let next = [core, deadline, self.look_at, self.sources_at.0]
+            .into_iter()
+            .flatten()
+            .min();
         self.alarm.set(next.map(|at| at.0))?;
         let mut ready = Vec::new();
         self.poller.wait(&mut ready, None)?;
@@ -321,6 +333,9 @@ impl Engine {
             self.happenings.push_back(Happening::Switches);
         }
         if routing {
+            // The first of a storm at once, the rest now and then.
+            let (at, not_before) = &mut self.sources_at;
+            at.get_or_insert(world::now().max(*not_before));
             self.happenings.push_back(Happening::Routing);
         }
         Ok(())

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use meshd_os::tun::Tun;
 use meshd_proto::uapi::{self, Operation, PeerOperation, Request};
-use meshd_proto::{Device, Memory, PresharedKey, PublicKey, Tai64n};
+use meshd_proto::{Device, Local, Memory, PresharedKey, PublicKey, Tai64n};
 
 use zeroize::Zeroizing;
 
@@ -226,6 +226,25 @@ impl Interface {
             }
         }
         lowest.map_or(1420, |mtu| mtu.saturating_sub(80).clamp(1280, 65455) as u16)
+    }
+
+    /// Lets go of source addresses learned of IPv4 peers whose packets leave by another link by now: a network behind that one
+    /// would drop them (kernel socket.c `send4`).
+    pub fn let_go_of_sources(&self) {
+        for peer in self.device.peers(world::now()) {
+            let Some(at) = peer.endpoint.filter(|at| at.remote.is_ipv4()) else {
+                continue;
+            };
+            let Some(Local { ip, ifindex }) = at.local else {
+                continue;
+            };
+            let (to, mark) = (at.remote.ip(), self.outer.mark());
+            let elsewhere = self.net.leaves_elsewhere(ip, ifindex, to, mark);
+            let shared = self.device.shared_peer(&peer.public_key);
+            if let (Ok(true), Some(shared)) = (elsewhere, shared) {
+                shared.forget_source();
+            }
+        }
     }
 
     /// The addresses of the link; none when they can't be read.

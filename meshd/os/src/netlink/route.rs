@@ -152,9 +152,23 @@ impl Netlink {
 
     /// How a packet to `to` with this mark would leave; `None` when there is no way.
     pub fn route_to(&self, to: IpAddr, mark: u32) -> Result<Option<RouteTo>> {
+        self.route_from(None, to, mark)
+    }
+
+    /// The same for a packet from an address of this host.
+    pub fn route_from(
+        &self,
+        from: Option<IpAddr>,
+        to: IpAddr,
+        mark: u32,
+    ) -> Result<Option<RouteTo>> {
         let mut body = [0; RTMSG];
         (body[0], body[1]) = family_and_bits(to);
+        body[2] = from.map_or(0, |from| family_and_bits(from).1);
         let mut request = Request::new(libc::RTM_GETROUTE, 0, &body).ip(libc::RTA_DST, to);
+        if let Some(from) = from {
+            request = request.ip(libc::RTA_SRC, from);
+        }
         if mark != 0 {
             request = request.u32(libc::RTA_MARK, mark);
         }
