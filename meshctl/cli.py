@@ -47,8 +47,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             if signal.getsignal(order) is not signal.SIG_IGN:  # nohup means what it says
                 signal.signal(order, signal.default_int_handler)
         code = run(words, screen)
-    for order in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # all is done and said
-        signal.signal(order, lambda *_: os._exit(code))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done and said; a handler of Python's would not outlive it
     sys.exit(code)
 
 

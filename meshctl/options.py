@@ -112,7 +112,7 @@ def run_of(screen: Screen, file: Path | None, given: Given) -> Run:
     elif become_file:
         become = password_from(Path(become_file), "the password of sudo")
     return Run(
-        mesh=meshdir.find(file),
+        mesh=meshdir.find(file, takes_limit="limit" in given),
         vault=VaultSource(given.get("vault_password_file"), bool(given.get("ask_vault_pass"))),
         prompt=screen.password,
         become_password=become,

@@ -162,6 +162,8 @@ class _Reader:
 
     def lock(self, root: tree.Tree) -> Lock:
         top = self.map(root, _TOP)
+        if self.problems and not isinstance(root, tree.Map):
+            raise Invalid(self.problems)
         schema = self.whole(top, root, "schema")
         if not self.problems and schema != SCHEMA:
             hint = "use the meshctl that wrote it, or a newer one"
@@ -229,7 +231,8 @@ class _Reader:
 
     def map(self, node: tree.Tree, known: set[str] | None) -> dict[str, tree.Tree]:
         if not isinstance(node, tree.Map):
-            self.add(node, "a mapping belongs here")
+            empty = isinstance(node, tree.Scalar) and node.value is None
+            self.add(node, "there is nothing here" if empty else "a mapping belongs here")
             return {}
         for entry in node.entries:
             if known is not None and entry.key.text not in known:

@@ -6,6 +6,7 @@ doesn't hide the next; the rules that need two places of the file are parse.py's
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -114,7 +115,9 @@ class _Shape:
             case "string_type":
                 self.document.add(path, f"{word} is a text, not {spelling.value(value)}", f'write {word}: "…"', "type")
             case "model_type" | "dict_type" | "model_attributes_type":
-                self.document.add(path, f"{word} is a mapping, not {spelling.value(value)}", _mapping(path), "type")
+                self.document.add(
+                    path, f"{word} is a mapping, not {spelling.value(value)}", _mapping(path, value), "type"
+                )
             case "literal_error":
                 hint = f"write {context.get('expected', '')}".replace("'", "")
                 self.document.add(path, f"{word} can't be {spelling.value(value)}", hint, "type")
@@ -133,8 +136,10 @@ class _Shape:
         return empty and len(path) == 1 and detail["type"] == "extra_forbidden" and not any(_nearest(path))
 
 
-def _mapping(path: Path) -> str:
+def _mapping(path: Path, value: object) -> str:
     """How the words below this one are written."""
+    if isinstance(value, str) and re.match(r"[\w-]+:[^\s:/]", value) is not None:
+        return "put a space after the colon"
     lines = "write each host on a line below it, indented: NAME: root@host.example.com"
     return lines if tuple(path) == ("hosts",) else f"write {path[-1]}: {{word: value}}"
 

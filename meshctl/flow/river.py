@@ -148,7 +148,8 @@ def check(run: Run) -> Mesh:
     places = {name: place for name, (_, place) in _roads(files).items()} if sshconfig.available() else {}
     refuse(files, places)
     found = meant(files, places)[0]
-    return _kept(run, replace(found, findings=(*found.findings, *closed.findings(found, places))))
+    told = (*closed.findings(found, places), *safekeeping.unlocked(files.lock, files.ring))
+    return _kept(run, replace(found, findings=(*found.findings, *told)))
 
 
 def refuse(files: Files, places: Mapping[str, Place]) -> None:

@@ -7,11 +7,22 @@ from __future__ import annotations
 
 import shlex
 
+from meshctl.core.keys import KeyRing
+from meshctl.core.lock import Lock
 from meshctl.core.mesh import Finding
 from meshctl.shell import git, keyring
 from meshctl.shell.git import Kept
 from meshctl.shell.keyring import VaultSource
 from meshctl.shell.meshdir import MeshDir
+
+
+def unlocked(known: Lock | None, ring: KeyRing | None) -> tuple[Finding, ...]:
+    """A lock that got lost isn't missed by anything else: what it held is made anew, and differs."""
+    if ring is None or not ring.private or (known is not None and (known.hosts or known.leaving)):
+        return ()
+    hosts = tuple(sorted(ring.private))
+    what = f"mesh.keys has keys of {', '.join(hosts)}, and mesh.lock knows no host: addresses and ports begin anew"
+    return (Finding("lock-lost", hosts, what, "if it was there before, restore mesh.lock from git"),)
 
 
 def findings(mesh: MeshDir, vault: VaultSource) -> tuple[Finding, ...]:

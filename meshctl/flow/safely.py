@@ -119,6 +119,7 @@ def make_plan(session: Session, files: Files | None = None) -> Planned:
     desired = session.desire(reports, files)
     planned = session.diff(desired, reports)
     told = safekeeping.findings(session.run.mesh, session.run.vault)
+    told += safekeeping.unlocked(session.files.lock, session.files.ring)
     return Planned(replace(planned, findings=(*planned.findings, *told)), desired.mesh, desired.lock, reports, desired)
 
 

@@ -158,6 +158,10 @@ def _format(ring: KeyRing) -> str:
 
 def _parse(data: bytes, shown: str) -> KeyRing:
     reader = _Reader(shown)
+    if not data.strip():
+        raise Invalid(
+            [Problem("there is nothing in it", Where(shown, 1, 1), f"restore {shown} from your backup", "keys")]
+        )
     try:
         tree = yamlfile.parse(data, shown)
     except Invalid as error:  # the parser's words may quote what is there

@@ -59,17 +59,17 @@ def new(path: Path) -> MeshDir:
     return MeshDir(path)
 
 
-def find(path: Path | None) -> MeshDir:
+def find(path: Path | None, *, takes_limit: bool = False) -> MeshDir:
     """The mesh of this file, or of ./mesh.yaml; a folder means the mesh.yaml in it. Invalid when there is none."""
     chosen = path or DEFAULT
     if chosen.is_dir():
         chosen = chosen / DEFAULT
     _not_of_ours(chosen)
     if not chosen.is_file():
-        where = Where(str(chosen))
-        raise Invalid(
-            [Problem("there is no such file", where, "make one with meshctl init, or name the file", "missing")]
-        )
+        where, hint = Where(str(chosen)), "make one with meshctl init, or name the file"
+        if takes_limit and path is not None and path.name == str(path) and not path.suffix and DEFAULT.is_file():
+            hint = f"leave it out for {DEFAULT}; for a host alone: --limit {path}"
+        raise Invalid([Problem("there is no such file", where, hint, "missing")])
     return MeshDir(chosen)
 
 

@@ -27,7 +27,7 @@ _DEEPEST = 50  # nestings; the language has no more than six
 _DEEP, _DEEP_HINT = "this is nested too deep", "no word of ours has that much below it: look for a bracket too many"
 _MOST_BITS = 1024  # of a number; Python refuses to write one of more than 4300 digits
 _HINTS = (  # words of ruamel.yaml's complaints (its scanner.py, parser.py, composer.py and reader.py), the first counts
-    ("'\\t'", "indent with spaces"),
+    ("a tab stands", "indent with spaces"),
     ("cannot start any token", "put the value in quotes"),
     ("the node content", "put the value in quotes"),
     ("flow sequence", "close the brackets"),
@@ -111,6 +111,8 @@ def _syntax(error: MarkedYAMLError, shown: str, lines: list[str]) -> Problem:
     """The parser's complaint at its place: the place of the problem, else where the construct began."""
     mark = error.problem_mark or error.context_mark
     what = " ".join(filter(None, [error.context, error.problem])) or "this is not YAML"
+    if "'\\t' that cannot start any token" in what:
+        what = "a tab stands where the line is indented"
     hint, began = _hint(what), error.context_mark
     if began and mark and began.line < mark.line and hint.startswith("close "):
         hint += f" that line {began.line + 1} opens"

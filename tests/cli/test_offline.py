@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,4 +16,4 @@ def test_offline(transcript: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("ANSIBLE_VAULT_PASSWORD_FILE", raising=False)
     with Path("/dev/null").open() as nobody:
         monkeypatch.setattr("sys.stdin", nobody)
-        play(transcript, tmp_path)
+        play(transcript, tmp_path, PYTHON=sys.executable)

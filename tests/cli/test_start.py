@@ -72,6 +72,24 @@ def test_a_full_disk_behind_stdout_is_one_sentence() -> None:
         assert (done.returncode, done.stderr) == (1, "error: can't go on: no space left on device\n")
 
 
+def test_ctrl_c_at_the_very_end_changes_nothing_any_more() -> None:
+    """While Python takes itself down, when handlers of ours are gone."""
+    code = """
+import os, signal, sys
+class Last:
+    def __del__(self, kill=os.kill, pid=os.getpid(), order=signal.SIGINT):
+        kill(pid, order)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.last_of_all = Last()
+sys.argv[1:] = ["version"]
+from meshctl.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("meshctl ")
+
+
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-"])
 def test_a_stream_that_the_caller_closed_is_no_fault(closed: str) -> None:
     line = f'"{sys.executable}" -m meshctl version {closed}'

@@ -233,14 +233,20 @@ def test_a_warning_before_it_is_not_the_fault(utils: Any) -> None:
         (3, "meshd: line 3: unknown key Adress (did you mean Address?)", "bad-conf"),
         (1, "meshd: prod: UDP port 51820 is in use (choose another)", "port-taken"),
         (1, "meshd: prod: there is a foreign link of that name (rename it)", "foreign-link"),
-        (1, "meshd: /etc/meshd/prod.next: No space left on device (os error 28)", "disk-full"),
+        (1, "meshd: /etc/meshd/prod.next: No space left on device (os error 28) (run it as root)", "disk-full"),
         (4, "meshd: prod is not running (systemctl start meshd@prod)", "other"),
     ],
 )
 def test_meshds_words_become_faults(utils: Any, exit_code: int, stderr: str, code: str) -> None:
     found = utils("fault").of_meshd(exit_code, stderr, "other")
     assert found.code == code
-    assert not found.what.endswith(")") or "os error" in found.what
+    assert not found.what.endswith(")")
+
+
+def test_a_full_disk_is_no_want_of_root(utils: Any) -> None:
+    said = "meshd: /etc/meshd/prod.next: No space left on device (os error 28) (run it as root)"
+    found = utils("fault").of_meshd(1, said, "other")
+    assert (found.what, found.hint) == ("no space left for /etc/meshd/prod.next", utils("fault").HINTS["disk-full"])
 
 
 def test_a_failed_first_install_is_taken_away_again(utils: Any, bundle: Any) -> None:

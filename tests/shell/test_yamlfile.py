@@ -53,7 +53,7 @@ def test_a_key_written_twice_is_still_there() -> None:
     ("text", "place", "word"),
     [
         (b"a: [1\nb: 2", "f:2:2", "expected ','"),
-        (b"\ta: 1", "f:1:1", "cannot start any token"),
+        (b"\ta: 1", "f:1:1", "a tab stands where the line is indented"),
         (b"a: &a [*a]", "f:1:4", "leads back into itself"),
         (b"a: !foo 1", "f:1:4", "tag !foo"),
         (b"a: !foo [1]", "f:1:4", "tag !foo"),

@@ -60,7 +60,7 @@ def of_meshd(exit_code: int, stderr: str, otherwise: str) -> Fault:
     if exit_code == 3:
         return Fault("bad-conf", what, hint)
     if "No space left" in what or "os error 28" in what:
-        return Fault("disk-full", what, hint)
+        return Fault("disk-full", f"no space left for {what.partition(': ')[0]}")  # its own hint is for other causes
     if re.search(r"\bport\b", what):
         return Fault("port-taken", what, hint)
     if re.search(r"\bforeign\b|\bnot ours\b|\bnot meshd's\b", what):
