@@ -19,17 +19,20 @@ pub struct IfAddress {
 impl Netlink {
     /// The link's addresses of both families, those the kernel made by itself (link-local) included.
     pub fn addresses(&self, index: u32) -> Result<Vec<IfAddress>> {
+        let mut addresses = Vec::new();
         let mut body = [0; IFADDR];
         body[4..8].copy_from_slice(&index.to_ne_bytes());
         let request = Request::new(libc::RTM_GETADDR, libc::NLM_F_DUMP, &body);
-        self.dump(request, "list addresses", |addresses: &mut Vec<_>, m| {
+        self.dump(request, "list addresses", &mut |m| match m {
+            None => addresses.clear(),
             // Kernels before 4.20 dump all links.
-            addresses.extend(
+            Some(m) => addresses.extend(
                 parse(m)
                     .filter(|(of, _)| *of == index)
                     .map(|(_, address)| address),
-            );
-        })
+            ),
+        })?;
+        Ok(addresses)
     }
 
     /// Adds an address. `AlreadyExists` when it is there. IPv6 addresses are usable at once: a tunnel has no neighbours to ask

@@ -62,10 +62,13 @@ impl Netlink {
 
     /// All links of the namespace.
     pub fn links(&self) -> Result<Vec<Link>> {
+        let mut links = Vec::new();
         let request = Request::new(libc::RTM_GETLINK, libc::NLM_F_DUMP, &[0; IFINFO]);
-        self.dump(request, "list links", |links: &mut Vec<_>, m| {
-            links.extend(parse(m))
-        })
+        self.dump(request, "list links", &mut |m| match m {
+            None => links.clear(),
+            Some(m) => links.extend(parse(m)),
+        })?;
+        Ok(links)
     }
 
     /// Raises or lowers a link.

@@ -94,19 +94,19 @@ impl Netlink {
         &self.fd
     }
 
-    /// Asks for a list and has each message of it put in. What changes while it is told is asked for again: parts of it may be
-    /// missing, or be there twice.
-    pub(crate) fn dump<T: Default>(
+    /// Asks for a list and hands its messages to `each`, where `None` begins it anew: what changes while it is told is asked for
+    /// again, since parts of it may be missing, or be there twice.
+    pub(crate) fn dump(
         &self,
         mut request: Request,
         what: &str,
-        mut put: impl FnMut(&mut T, Message<'_>),
-    ) -> Result<T> {
+        each: &mut dyn FnMut(Option<Message<'_>>),
+    ) -> Result<()> {
         for _ in 0..DUMPS {
-            let mut list = T::default();
-            if self.ask(&mut request, what, &mut |m| put(&mut list, m))? {
-                return Ok(list);
+            if self.ask(&mut request, what, &mut |m| each(Some(m)))? {
+                return Ok(());
             }
+            each(None);
         }
         Err(failure(what, libc::EAGAIN, Some("it keeps changing")))
     }

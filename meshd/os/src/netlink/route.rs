@@ -91,14 +91,18 @@ impl Netlink {
         let mut routes = Vec::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
             let request = list(family, ifindex, table);
-            let found = self.dump(request, "list routes", |found: &mut Vec<_>, m| {
+            let before = routes.len();
+            let asked = self.dump(request, "list routes", &mut |m| {
+                let Some(m) = m else {
+                    return routes.truncate(before);
+                };
                 let fits = |r: &Route| r.ifindex == ifindex && table.is_none_or(|t| r.table == t);
-                found.extend(parse(m).filter(fits));
+                routes.extend(parse(m).filter(fits));
             });
-            match found {
+            match asked {
                 // There is no such table, or no such link.
                 Err(e) if matches!(e.errno(), Some(libc::ENOENT | libc::ENODEV)) => {}
-                found => routes.extend(found?),
+                other => other?,
             }
         }
         Ok(routes)
@@ -124,13 +128,12 @@ impl Netlink {
             Family::V6 => libc::AF_INET6 as u8,
         };
         let request = Request::new(libc::RTM_GETROUTE, libc::NLM_F_DUMP, &body);
-        self.dump(
-            request,
-            "list default routes",
-            |links: &mut BTreeSet<_>, m| {
-                links.extend(parse_default(m));
-            },
-        )
+        let mut links = BTreeSet::new();
+        self.dump(request, "list default routes", &mut |m| match m {
+            None => links.clear(),
+            Some(m) => links.extend(parse_default(m)),
+        })?;
+        Ok(links)
     }
 
     /// Adds a route. `AlreadyExists` when the same is there.

@@ -172,19 +172,21 @@ impl Rule {
 impl Netlink {
     /// The rules of a list, in the order the kernel asks them; none when it lacks the family.
     pub fn rules(&self, family: Family) -> Result<Vec<Rule>> {
+        let mut rules = Vec::new();
         let mut body = [0; HEADER];
         body[0] = family.number();
         let request = Request::new(libc::RTM_GETRULE, libc::NLM_F_DUMP, &body);
-        let rules = self.dump(request, "list rules", |rules: &mut Vec<_>, m| {
-            rules.extend(parse(m))
+        let told = self.dump(request, "list rules", &mut |m| match m {
+            None => rules.clear(),
+            Some(m) => rules.extend(parse(m)),
         });
-        match rules {
+        match told {
             // ipv6.disable=1: net/core/fib_rules.c knows no such list.
             Err(e) if matches!(e.errno(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {
                 Ok(Vec::new())
             }
             Err(e) => Err(e),
-            Ok(mut rules) => {
+            Ok(()) => {
                 // Without that family the kernel answers with those of all others.
                 rules.retain(|rule| rule.family == family);
                 Ok(rules)

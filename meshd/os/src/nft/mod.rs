@@ -188,10 +188,13 @@ impl Nft {
         let kind = ((libc::NFNL_SUBSYS_NFTABLES as u16) << 8) | libc::NFT_MSG_GETCHAIN as u16;
         let every = [libc::AF_UNSPEC as u8, 0, 0, 0];
         let request = Request::new(kind, libc::NLM_F_DUMP, &every);
+        let mut found = Vec::new();
         let what = "list chains of nf_tables";
-        self.netlink.dump(request, what, |found: &mut Vec<_>, m| {
-            found.extend(read_forward_dropper(&m));
-        })
+        self.netlink.dump(request, what, &mut |m| match m {
+            None => found.clear(),
+            Some(m) => found.extend(read_forward_dropper(&m)),
+        })?;
+        Ok(found)
     }
 
     /// Sends requests that are carried out together or not at all.
