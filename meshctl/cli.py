@@ -431,7 +431,7 @@ def _change(
         if as_json:
             screen.json({"type": "plan", **planjson.plan(planned.plan)})
         else:
-            screen.data(views.plan(planned.plan))
+            screen.data(views.plan(planned.plan, removing=removing))
         nothing = not planned.plan.touched and not planned.plan.forget and not given.get("forget")
         if not nothing and not yes and not screen.ask("remove this?" if removing else "apply this?"):
             raise Failed("nothing was changed: you said no", None, "refused")

@@ -30,6 +30,7 @@ _ACTIONS = {
     Action.REMOVE: ("-", "remove", "remove"),
     Action.NONE: ("=", "dim", "as it should be"),
 }
+_NOTHING_THERE = "nothing of the mesh is there"
 _MOST_PAIRS = 12  # a big mesh's reach is counted, not listed
 _KEY = re.compile(r"(own |peer .*: )(next )?(?:public|pre-shared) key")  # of core/changes.py
 
@@ -38,11 +39,11 @@ def line(text: str, style: str = "") -> Line:
     return ((style, text),)
 
 
-def plan(plan: Plan) -> Iterator[Line]:
+def plan(plan: Plan, *, removing: bool = False) -> Iterator[Line]:
     """Each host with its changes, who gains and who loses reach, findings, and the sum as the last line."""
     width = max((len(h.host) for h in plan.hosts), default=0)
     for host in plan.hosts:
-        yield from _host_plan(host, width)
+        yield from _host_plan(host, width, _NOTHING_THERE if removing else None)
     for sign, pairs, style in (("+", plan.gained, "add"), ("-", plan.lost, "remove")):
         if pairs:
             word = "gain" if sign == "+" else "lose"
@@ -51,6 +52,9 @@ def plan(plan: Plan) -> Iterator[Line]:
         yield from told(finding)
     for name in plan.forget:
         yield (("dim", "= "), ("", f"{name} is gone from the mesh and has nothing of it left"))
+    if removing and plan.empty:
+        yield line("Plan: nothing to do, nothing of the mesh is there", "bold")
+        return
     yield line(summary(plan), "bold")
 
 
@@ -274,13 +278,15 @@ def told(finding: Finding) -> Iterator[Line]:
     yield from _hint(finding.hint)
 
 
-def _host_plan(host: HostPlan, width: int) -> Iterator[Line]:
+def _host_plan(host: HostPlan, width: int, same: str | None = None) -> Iterator[Line]:
+    """`same` is what to say of a host that nothing is done to."""
     if host.errors:
         for error in host.errors:
             yield (("error", "! "), ("bold", host.host.ljust(width)), ("", f"  {error.what}"))
             yield from _hint(error.hint)
         return
     glyph, style, word = _ACTIONS[host.action]
+    word = same if same is not None and host.action is Action.NONE else word
     yield ((style, f"{glyph} "), ("bold", host.host.ljust(width)), (style, f"  {word}"))
     told, rest = _key_changes(host.changes)
     yield from told

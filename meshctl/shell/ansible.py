@@ -66,11 +66,11 @@ def run(
 
     A host's failure is an event. Failed when the playbook itself could not run.
     """
-    with bundledir.private_folder() as folder:
+    with bundledir.private_folder() as (folder, at_work):
         bundledir.write(folder / "bundles", (target.bundle for target in targets))
         _write_inventory(folder, targets, variables or {})
         read_end, write_end = os.pipe()
-        process = _start(folder, playbook, len(targets), write_end, become_password)
+        process = _start(folder, playbook, len(targets), (write_end, at_work), become_password)
         os.close(write_end)
         try:
             events = []
@@ -93,7 +93,7 @@ def run(
 
 
 def _start(
-    folder: Path, playbook: str, hosts: int, events: int, password: Secret[bytes] | None
+    folder: Path, playbook: str, hosts: int, fds: tuple[int, int], password: Secret[bytes] | None
 ) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "ansible", "playbook", "-i", "inventory.json", f"meshctl.mesh.{playbook}"]
     if password is not None:
@@ -102,11 +102,11 @@ def _start(
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=_environment(folder, hosts, events),
+            env=_environment(folder, hosts, fds[0]),
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            pass_fds=(events,),
+            pass_fds=fds,  # where it tells what happens, and that it is at work in the folder
             start_new_session=True,
         )
     stdin = process.stdin

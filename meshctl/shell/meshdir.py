@@ -149,7 +149,7 @@ def _locked(path: Path) -> int:
     """An open, locked descriptor of the file that `path` names (not of one that its holder has just removed)."""
     while True:
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            handle = _opened(path)
         except OSError as error:
             why = (error.strerror or str(error)).lower()
             raise Failed(f"can't make the run lock {path}: {why}", "meshctl writes beside mesh.yaml") from error
@@ -166,6 +166,16 @@ def _locked(path: Path) -> int:
                 "run-lock",
             ) from None
         os.close(handle)
+
+
+def _opened(path: Path) -> int:
+    """The file, made if need be. One that another user's run has made is read: that is enough to lock it by."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except PermissionError:
+        with contextlib.suppress(OSError):
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        raise
 
 
 def _same_file(handle: int, path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from meshctl import views
 from meshctl.core.errors import HostError
+from meshctl.core.plan import Action, HostPlan, Plan
 from meshctl.core.status import HostStatus, LinkStatus, State, Status
 
 
@@ -58,3 +59,13 @@ def test_what_the_file_says_of_a_host_is_no_result() -> None:
         (),
     )
     assert _text(known, lab=False) == ["c: Ada  the rack"]
+
+
+def test_a_removal_says_of_a_clean_host_that_it_is_clean() -> None:
+    clean = Plan("prod", "0.1.0", (HostPlan("a", Action.NONE), HostPlan("b", Action.NONE)))
+    said = ["".join(text for _, text in line) for line in views.plan(clean, removing=True)]
+    assert said == [
+        "= a  nothing of the mesh is there",
+        "= b  nothing of the mesh is there",
+        "Plan: nothing to do, nothing of the mesh is there",
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,37 @@ def test_the_run_lock_says_who_holds_it(tmp_path: Path) -> None:
     assert names(tmp_path) == []
     with meshdir.run_lock(mesh):
         pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to be two users takes root")
+def test_two_users_of_one_folder_hear_of_each_other() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as shared:  # pytest's own folders are root's alone
+        Path(shared).chmod(0o777)
+        mesh = MeshDir(Path(shared) / "mesh.yaml")
+        with meshdir.run_lock(mesh):
+            said = as_nobody(mesh)
+        assert said.startswith(f"another run holds the run lock: process {os.getpid()} on ")
+        mesh.run_lock.write_text("{}")  # of root's run that was killed
+        mesh.run_lock.chmod(0o644)
+        assert as_nobody(mesh) == "held"
+
+
+def as_nobody(mesh: MeshDir) -> str:
+    """What another user's run says of the run lock."""
+    hear, say = os.pipe()
+    if (child := os.fork()) == 0:
+        os.setresuid(65534, 65534, 65534)
+        try:
+            with meshdir.run_lock(mesh):
+                os.write(say, b"held")
+        except Failed as error:
+            os.write(say, error.what.encode())
+        finally:
+            os._exit(0)
+    os.close(say)
+    os.waitpid(child, 0)
+    with os.fdopen(hear) as heard:
+        return heard.read()
 
 
 def test_the_run_lock_of_a_killed_run_is_free(tmp_path: Path) -> None:
