@@ -113,6 +113,7 @@ impl Netlink {
 
     /// Sends a request and hands every answer to `each`, until the kernel's acknowledgement or end of the dump. False: the dump
     /// isn't whole.
+    #[inline(never)] // it is long, and `dump` would hold another one
     pub(crate) fn ask(
         &self,
         request: &mut Request,

@@ -176,6 +176,7 @@ impl<'a> Attrs<'a> {
     }
 
     /// The value of the first attribute of `kind`.
+    #[inline(never)] // in forty places
     pub(crate) fn get(self, kind: u16) -> Option<&'a [u8]> {
         self.iter()
             .find(|(k, _)| *k == kind)
