@@ -113,7 +113,7 @@ def diff(
         if isinstance(report, HostError):
             plans.append(HostPlan(name, Action.NONE, errors=(report,)))
         elif name in mesh.hosts:
-            plans.append(_member(mesh, bundles[name], report, names, release))
+            plans.append(_armed(_member(mesh, bundles[name], report, names, release), release))
         elif _of_another(report, lock.leaving[name].public_key):
             plans.append(HostPlan(name, Action.NONE))  # it has moved on: nothing there is this mesh's any more
         else:
@@ -193,6 +193,13 @@ def _member(mesh: Mesh, bundle: Bundle, report: Report, names: Mapping[PublicKey
         return HostPlan(report.host, Action.NONE, errors=errors)
     drifted = all(c.drift for c in changes)
     return HostPlan(report.host, Action.DRIFT if drifted else Action.CHANGE, changes, errors)
+
+
+def _armed(planned: HostPlan, release: Release) -> HostPlan:
+    """Refused where a meshctl without any meshd, a checkout that nobody built, would have to bring one along."""
+    if release.binaries or planned.errors or planned.action in (Action.NONE, Action.REMOVE):
+        return planned
+    return replace(planned, errors=(HostError(planned.host, "arch", "this meshctl carries no meshd", "make build"),))
 
 
 def _cannot_be_asked(report: Report) -> bool:

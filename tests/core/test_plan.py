@@ -168,11 +168,6 @@ def test_a_file_of_the_manifest_that_was_not_reported_is_missing() -> None:
     assert host.changes == (Change("file /etc/x", "missing", "restored", drift=True),)
 
 
-def test_without_binaries_no_architecture_is_refused() -> None:
-    bare = World(MADE.spec, MADE.mesh, MADE.lock, MADE.ring, MADE.bundles, Release("0.1.0"))
-    assert bare.plan({"a": plan.fresh("a", "riscv64")}).errors == ()
-
-
 def test_the_json_of_a_problem() -> None:
     told = planjson.problem(Problem("what", Where("mesh.yaml", 3, 4), "hint", "cidr"))
     assert told == {"code": "cidr", "what": "what", "hint": "hint", "file": "mesh.yaml", "line": 3, "column": 4}
@@ -216,3 +211,15 @@ def test_a_key_that_was_changed_within_the_mesh_is_no_other_mesh() -> None:
     resolved, lock = mesh.resolve(spec_of(THREE), None, ring.public(), {}, {})
     now = World(MADE.spec, resolved, lock, ring, bundle.render(resolved, ring, RELEASE.version), RELEASE)
     assert now.plan(MADE.applied()).errors == ()
+
+
+def test_a_meshctl_without_any_meshd_plans_no_change_and_leaves_what_is_right() -> None:
+    """A checkout that nobody built: told by the plan, not by the first host that apply has begun with."""
+    reports = MADE.applied() | {"b": plan.fresh("b")}
+    unbuilt = World(MADE.spec, MADE.mesh, MADE.lock, MADE.ring, MADE.bundles, Release("0.1.0"))
+    planned = unbuilt.plan(reports)
+    assert planned.touched == ()
+    assert planned.right == ("a", "c")
+    assert [(e.host, e.code, e.what, e.hint) for e in planned.errors] == [
+        ("b", "arch", "this meshctl carries no meshd", "make build")
+    ]
