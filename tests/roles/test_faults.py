@@ -40,6 +40,8 @@ FAULTS = {
                   "umount /usr/local/lib/meshd && rmdir /usr/local/lib/meshd", "disk-full"),
     "read-only": ("mount --bind /usr/local /usr/local && mount -o remount,ro,bind /usr/local",
                   "umount /usr/local", "other"),
+    "a disk that fails": ("printf '#!/bin/sh\\necho Input/output error >&2; exit 1\\n' > /usr/local/bin/sync;"
+                          " chmod 755 /usr/local/bin/sync", "rm /usr/local/bin/sync", "other"),
     "the service does not start": (
         "mkdir /etc/systemd/system/meshd@.service.d; cd /etc/systemd/system/meshd@.service.d;"
         " printf '[Service]\\nExecStartPre=/bin/false\\n' > no.conf",
@@ -56,6 +58,26 @@ def test_a_fault_leaves_the_host_as_it_was(fleet: Fleet, tmp_path: Path, fault: 
         played = play(fleet, "site", tmp_path)
         failed_alone(played, a, code)
         same(listing(a), before)
+
+
+def test_files_are_on_the_disk_before_they_have_their_names(fleet: Fleet, tmp_path: Path) -> None:
+    """So that no power failure leaves an empty unit or program behind."""
+    a = fleet["a"]
+    bundles.write(tmp_path, fleet)
+    tells = (
+        """printf '#!/bin/sh\necho $(ls -d /usr/local/bin/meshd 2> /dev/null) : "$@" >> /run/synced\n'"""
+        " > /usr/local/bin/sync; chmod 755 /usr/local/bin/sync"
+    )
+    with broken(a, tells, "rm -f /usr/local/bin/sync /run/synced"):
+        assert play(fleet, "site", tmp_path, "--limit", "a,b").exit == 0
+        before, after = a.run("cat /run/synced").stdout.splitlines()
+    assert before.startswith(": ")
+    new = {path.removesuffix(".meshctl-new") for path in before.split()[1:]}
+    assert {"/etc/systemd/system/meshd@.service", "/etc/meshd/prod.manifest.json"} < new
+    assert any(path.endswith("/meshd") for path in new)
+    named, folders = after.split(" : ")
+    assert named == "/usr/local/bin/meshd"
+    assert {str(Path(path).parent) for path in new} <= set(folders.split())
 
 
 def test_the_next_run_finishes_what_a_fault_left(fleet: Fleet, tmp_path: Path) -> None:

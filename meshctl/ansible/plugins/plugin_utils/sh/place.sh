@@ -1,9 +1,9 @@
 # Puts files on a host and brings its service up, all or nothing. Arguments: FOLDER NAME INIT
 #
 # FOLDER holds what came along in the same tar stream: `list` (one entry a line, see below) and the files it names.
-# Strategy: first every new file beside its destination, which is where a full disk shows; then one rename each; then
-# the service. What was there before is kept until the service is up, and a failure or a signal at any point takes
-# everything back, folders included. Paths hold no spaces: they are ours.
+# Strategy: first every new file beside its destination and onto the disk, which is where a full or a broken one shows; then
+# one rename each; then the service. What was there before is kept until the service is up, and a failure or a signal at any
+# point takes everything back, folders included. Paths hold no spaces: they are ours.
 #
 #   file MODE SOURCE PATH      SOURCE, a file in FOLDER, becomes PATH
 #   link TARGET PATH           PATH becomes a symbolic link
@@ -16,7 +16,7 @@ set -u
 folder=$1 name=$2 init=$3
 log=$folder/service.log
 conf=/etc/meshd/$name.conf
-undo='' changes='' reload=no restart=no upgrade=no was_active=no was_enabled=no
+undo='' changes='' written='' folders='' reload=no restart=no upgrade=no was_active=no was_enabled=no
 
 changed() { changes="$changes$1
 "; }
@@ -73,6 +73,7 @@ write_beside() { # MODE SOURCE PATH
     *"No space left"* | *"quota exceeded"*) fail disk-full "no space left for $3" ;;
     *) fail other "cannot write $3: $why" ;;
     esac
+    written="$written $3.meshctl-new"
 }
 
 link_beside() { # TARGET PATH
@@ -97,6 +98,7 @@ take_place() { # PATH
     keep_old "$1"
     # -T: a link to a folder is to be replaced, not to be moved into.
     mv -fT "$1.meshctl-new" "$1" || fail other "cannot replace $1"
+    folders="$folders $(dirname "$1")"
     changed "$1"
 }
 
@@ -105,6 +107,13 @@ retire() { # PATH
     rm -f "$1"
     case $1 in /usr/local/lib/meshd/*) rmdir "$(dirname "$1")" 2> /dev/null ;; esac
     changed "$1"
+}
+
+# A name may reach the disk before what it names: after a power failure there would
+# be an empty unit, or an empty program. A sync that takes no paths, an old one's, writes everything.
+on_disk() { # PATH...
+    [ $# = 0 ] && return
+    why=$(sync "$@" 2>&1) || fail other "cannot write to the disk: $why"
 }
 
 # ---- service --------------------------------------------------------------------------------------------------------
@@ -157,6 +166,8 @@ while read -r verb one two three; do
         ;;
     esac
 done < "$folder/list"
+# shellcheck disable=SC2086 # paths without spaces
+on_disk $written
 
 while read -r verb one two three; do
     case $verb in
@@ -164,6 +175,8 @@ while read -r verb one two three; do
     link) take_place "$two" ;;
     esac
 done < "$folder/list"
+# shellcheck disable=SC2086
+on_disk $folders
 
 # Absent until `meshd confirm` fills it.
 if [ ! -e "$conf" ]; then
