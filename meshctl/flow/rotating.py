@@ -129,7 +129,6 @@ def carry_on(session: Session, rotating: Rotating) -> Iterator[Step]:
     Untold, and nothing is written, when there is nobody to begin with.
     """
     if rotating.futile:
-        hint = "put that right" if rotating.planned.plan.errors else "leave --limit out"
         first = "put that right" if rotating.planned.plan.errors else "leave --limit out"
         hint = f"{first}, then: meshctl rotate{' --lab' if session.run.lab else ''}"
         raise Untold("no change of keys was begun: no host can be told the next ones", hint, "rotate")
