@@ -196,7 +196,7 @@ def _member(mesh: Mesh, bundle: Bundle, report: Report, names: Mapping[PublicKey
 
 
 def _armed(planned: HostPlan, release: Release) -> HostPlan:
-    """Refused where a meshctl without any meshd, a checkout that nobody built, would have to bring one along."""
+    """No change by a meshctl without any meshd, a checkout that nobody built: the roles compare the program with it."""
     if release.binaries or planned.errors or planned.action in (Action.NONE, Action.REMOVE):
         return planned
     return replace(planned, errors=(HostError(planned.host, "arch", "this meshctl carries no meshd", "make build"),))

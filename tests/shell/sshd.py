@@ -93,7 +93,9 @@ def ssh_agent(socket: Path, *identities: Path) -> Iterator[None]:
     script = 'ssh-agent -D -a "$1" > /dev/null & cat; kill $!; wait'
     process = subprocess.Popen(["sh", "-c", script, "sh", str(socket)], stdin=subprocess.PIPE)
     try:
+        began = time.monotonic()
         while not socket.exists():
+            assert time.monotonic() - began < 10, "ssh-agent makes no socket"
             time.sleep(0.01)
         for identity in identities:
             environment = {**os.environ, "SSH_AUTH_SOCK": str(socket)}

@@ -214,6 +214,16 @@ pub(crate) fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(n)
 }
 
+/// A test in a namespace of its own, in a thread that ends with it.
+#[cfg(test)]
+fn alone(test: impl FnOnce(Netlink) + Send + 'static) {
+    let run = || match crate::namespace::unshare() {
+        Ok(()) => test(Netlink::open().unwrap()),
+        Err(error) => eprintln!("skipped: no network namespace of its own: {error}"),
+    };
+    std::thread::spawn(run).join().unwrap();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

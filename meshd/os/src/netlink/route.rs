@@ -321,14 +321,9 @@ pub(super) fn parse_way(message: Message<'_>) -> Option<RouteTo> {
 mod tests {
     use super::*;
 
-    /// In a thread of its own, which ends with its namespace.
     #[test]
     fn routes_of_other_links_and_tables_are_not_even_told() {
-        let run = || {
-            if let Err(error) = crate::namespace::unshare() {
-                return eprintln!("skipped: no network namespace of its own: {error}");
-            }
-            let netlink = Netlink::open().unwrap();
+        crate::netlink::alone(|netlink| {
             let lo = netlink.link("lo").unwrap().unwrap().index;
             netlink.set_up(lo, true).unwrap();
             let add = |network: [u8; 4], table| {
@@ -352,7 +347,6 @@ mod tests {
             assert_eq!(netlink.routes(lo, Some(7)).unwrap().len(), 1);
             assert_eq!(netlink.routes(lo, Some(8)).unwrap(), [], "no such table");
             assert_eq!(netlink.routes(4711, Some(7)).unwrap(), [], "no such link");
-        };
-        std::thread::spawn(run).join().unwrap();
+        });
     }
 }

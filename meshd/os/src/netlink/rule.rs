@@ -331,14 +331,9 @@ fn ports(attrs: Attrs<'_>, kind: u16) -> Option<RangeInclusive<u16>> {
 mod tests {
     use super::*;
 
-    /// In a thread of its own, which ends with its namespace.
     #[test]
     fn a_rule_that_says_more_is_not_taken_for_one_that_says_less() {
-        let run = || {
-            if let Err(error) = crate::namespace::unshare() {
-                return eprintln!("skipped: no network namespace of its own: {error}");
-            }
-            let netlink = Netlink::open().unwrap();
+        crate::netlink::alone(|netlink| {
             let before = netlink.rules(Family::V4).unwrap();
             let ours = Rule {
                 mark: Some(7),
@@ -374,7 +369,6 @@ mod tests {
                 assert_eq!(told(), std::slice::from_ref(&ours));
                 netlink.delete_rule(&ours).unwrap();
             }
-        };
-        std::thread::spawn(run).join().unwrap();
+        });
     }
 }

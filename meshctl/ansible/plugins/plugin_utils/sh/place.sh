@@ -109,8 +109,8 @@ retire() { # PATH
     changed "$1"
 }
 
-# A name may reach the disk before what it names: after a power failure there would
-# be an empty unit, or an empty program. A sync that takes no paths, an old one's, writes everything.
+# A name may reach the disk before what it names: after a power failure there would be an empty unit, or an empty program.
+# A sync that takes no paths, an old one's, writes everything.
 on_disk() { # PATH...
     [ $# = 0 ] && return
     why=$(sync "$@" 2>&1) || fail other "cannot write to the disk: $why"
